@@ -1,0 +1,199 @@
+"""Load an exported model and classify texts: numpy, onnxruntime and tokenizers, nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+from presseco.bundle import Bundle, Task, read_bundle
+from presseco.errors import BundleError
+from presseco.text import prepare
+
+log = logging.getLogger("presseco")
+
+#: Largest difference of a logit from the golden file that is accepted at load. fp32: float rounding
+#: between CPUs; int8: on a CPU without VNNI the products saturate and differ by far more than this.
+TOLERANCE = {"fp32": 1e-3, "int8": 0.15}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one task: the best label, its calibrated probability, and whether to trust it.
+
+    `abstained` is true when `probability` is under the threshold that kept the error within the
+    risk target on validation; the label is still the best guess. `probabilities` has every label.
+    """
+
+    label: str
+    display: str
+    probability: float
+    abstained: bool
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One text's answers by task name, with the version of the model that gave them.
+
+    `truncated` says that the text was longer than the model reads and only its beginning counted.
+    """
+
+    answers: dict[str, Answer]
+    truncated: bool
+    model: str
+
+    def __getitem__(self, task: str) -> Answer:
+        return self.answers[task]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `{"sector": {"label", "probability", "abstained"}, ...}`, ready for JSON."""
+        return {
+            name: {"label": a.label, "probability": round(a.probability, 4), "abstained": a.abstained}
+            for name, a in self.answers.items()
+        }
+
+
+class Classifier:
+    """A loaded model. Safe to use from several threads at once."""
+
+    def __init__(self, bundle: Bundle, *, precision: str = "auto", threads: int = 0) -> None:
+        """Open `bundle` at `precision` (`fp32`, `int8`, or `auto`: int8 where it is exact here).
+
+        `threads` is onnxruntime's thread count for one call; 0 lets it take all cores.
+        """
+        if precision not in ("auto", "fp32", "int8"):
+            raise ValueError(f"precision is {precision!r}; expected 'auto', 'fp32' or 'int8'")
+        self.bundle = bundle
+        self._threads = threads
+        self._tokenizer = Tokenizer.from_file(str(bundle.path("tokenizer.json")))
+        self._tokenizer.enable_truncation(max_length=bundle.max_tokens)
+        self._tokenizer.no_padding()
+        self._pad = int(self._tokenizer.token_to_id("<pad>") or 0)
+        self._golden = _read_golden(bundle.path("golden.jsonl"))
+        wanted = ["int8", "fp32"] if precision == "auto" else [precision]
+        self.precision, self._session = self._open(wanted)
+
+    @classmethod
+    def load(cls, source: str | Path, *, precision: str = "auto", threads: int = 0) -> Classifier:
+        """Load from a bundle folder, or from `models:/...` or `runs:/...` where mlflow is installed."""
+        text = str(source)
+        if text.startswith(("models:/", "runs:/")):
+            from presseco.registry import fetch_bundle  # needs mlflow, which the runtime does not
+
+            source = fetch_bundle(text)
+        return cls(read_bundle(source), precision=precision, threads=threads)
+
+    def predict(
+        self, texts: Sequence[str], titles: Sequence[str | None] | None = None, *, batch: int = 32
+    ) -> list[Prediction]:
+        """Classify `texts` (with their `titles`, if given apart); the order is kept.
+
+        Texts are run in batches of similar length. Raises `TypeError` on anything but strings.
+        """
+        if isinstance(texts, str):
+            raise TypeError("predict takes a list of texts; got one string: write predict([text])")
+        for t in texts:
+            if not isinstance(t, str):
+                raise TypeError(f"every text must be a str; got {type(t).__name__}")
+        heads = list(titles) if titles is not None else [None] * len(texts)
+        if len(heads) != len(texts):
+            raise ValueError(f"{len(texts)} texts but {len(heads)} titles")
+        prepared = [prepare(t, h) for t, h in zip(texts, heads, strict=True)]
+        encoded = self._tokenizer.encode_batch(prepared)
+        logits = self._logits([e.ids for e in encoded], batch)
+        return [
+            self._prediction(row, bool(e.overflowing))
+            for row, e in zip(logits, encoded, strict=True)
+        ]
+
+    def logits(self, texts: Iterable[str]) -> np.ndarray:
+        """Return the raw flat logits of prepared texts, shape (texts, labels of all tasks)."""
+        encoded = self._tokenizer.encode_batch([prepare(t) for t in texts])
+        return self._logits([e.ids for e in encoded], 32)
+
+    def _logits(self, ids: list[list[int]], batch: int, session: Any = None) -> np.ndarray:
+        session = session or self._session
+        width = sum(len(t.labels) for t in self.bundle.tasks)
+        out = np.zeros((len(ids), width), dtype=np.float32)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            longest = max(len(ids[i]) for i in rows)
+            tokens = np.full((len(rows), longest), self._pad, dtype=np.int64)
+            mask = np.zeros_like(tokens)
+            for j, i in enumerate(rows):
+                tokens[j, : len(ids[i])] = ids[i]
+                mask[j, : len(ids[i])] = 1
+            out[rows] = session.run(None, {"input_ids": tokens, "attention_mask": mask})[0]
+        return out
+
+    def _prediction(self, logits: np.ndarray, truncated: bool) -> Prediction:
+        answers, start = {}, 0
+        for task in self.bundle.tasks:
+            answers[task.name] = _answer(task, logits[start : start + len(task.labels)])
+            start += len(task.labels)
+        return Prediction(answers, truncated, f"{self.bundle.name}@{self.bundle.version}")
+
+    def _open(self, wanted: list[str]) -> tuple[str, Any]:
+        """Open the first of the wanted models whose golden outputs come out right on this CPU."""
+        for precision in wanted:
+            if precision not in self.bundle.models:
+                if len(wanted) == 1:
+                    raise BundleError(f"{self.bundle.folder}: has no {precision} model")
+                continue
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = self._threads
+            path = str(self.bundle.path(self.bundle.models[precision]))
+            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            worst = self._self_test(session, precision)
+            if worst <= TOLERANCE[precision]:
+                return precision, session
+            found = f"{precision}: golden logits differ by {worst:.3g}, allowed {TOLERANCE[precision]}"
+            if precision == wanted[-1]:
+                raise BundleError(f"{self.bundle.folder}: {found}: this CPU or onnxruntime is not fit.")
+            log.warning("%s on this CPU; using fp32 instead", found)
+        raise BundleError(f"{self.bundle.folder}: no usable model among {wanted}")
+
+    def _self_test(self, session: Any, precision: str) -> float:
+        """Return the largest logit difference from the golden file; check every token id first."""
+        encoded = self._tokenizer.encode_batch([prepare(g["text"]) for g in self._golden])
+        for g, e in zip(self._golden, encoded, strict=True):
+            if g["input_ids"] != e.ids:
+                raise BundleError(
+                    f"{self.bundle.folder}: the tokenizer gives other tokens than at export for "
+                    f"{g['text'][:40]!r}. Installed tokenizers and tokenizer.json do not fit."
+                )
+        # Eight short texts are enough to see a wrong kernel, and cost a few milliseconds.
+        some = sorted(self._golden, key=lambda g: len(g["input_ids"]))[:8]
+        got = self._logits([g["input_ids"] for g in some], 8, session)
+        want = np.array([g["logits"][precision] for g in some], dtype=np.float32)
+        return float(np.abs(got - want).max())
+
+
+def _answer(task: Task, logits: np.ndarray) -> Answer:
+    scaled = logits.astype(np.float64) / task.temperature
+    p = np.exp(scaled - scaled.max())
+    p /= p.sum()
+    best = int(p.argmax())
+    return Answer(
+        label=task.labels[best],
+        display=task.display[best],
+        probability=float(p[best]),
+        abstained=bool(p[best] < task.threshold),
+        probabilities=dict(zip(task.labels, map(float, p), strict=True)),
+    )
+
+
+def _read_golden(path: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not rows:
+        raise BundleError(f"{path}: no golden texts; the bundle cannot be checked")
+    return rows

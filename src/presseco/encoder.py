@@ -1,0 +1,131 @@
+"""Load the pre-trained encoder and its tokenizer, from a folder or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from tokenizers import Tokenizer
+from transformers import CamembertForSequenceClassification
+
+from presseco.errors import EncoderError
+
+#: Files of a checkpoint that are read; everything else in a hub repository stays there.
+_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+#: French prose gives about 4 characters a token with a French vocabulary. Under this, the file was
+#: read with the wrong tokenizer class and splits words into letters.
+MIN_CHARS_PER_TOKEN = 2.5
+_SAMPLE = (
+    "Le groupe industriel a publié mardi un bénéfice net en hausse de 12 % et relevé ses prévisions "
+    "pour l'ensemble de l'année, malgré la hausse des prix de l'énergie."
+)
+
+
+def locate(encoder: str, root: Path) -> Path:
+    """Return the folder of `encoder`: a path from `root`, or a hub name that is fetched or cached.
+
+    Raises `EncoderError` at once, with what to do, when the hub cannot be reached.
+    """
+    local = root / encoder
+    if local.is_dir():
+        missing = [f for f in _FILES if not (local / f).exists()]
+        if missing:
+            raise EncoderError(f"{local}: {', '.join(missing)} missing; expected {', '.join(_FILES)}")
+        return local
+    if encoder.count("/") > 1 or encoder.startswith((".", "/")):
+        raise EncoderError(f"{local}: no such folder, and {encoder!r} is no hub name")
+    return _fetch(encoder)
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
+        if all((cached / f).exists() for f in _FILES):
+            return cached
+    except (LocalEntryNotFoundError, OSError):
+        pass
+    advice = (
+        f"{name} is not in the local cache. Either connect to the hub once "
+        f"(HF_ENDPOINT, now {constants.ENDPOINT}), or download {', '.join(_FILES)} on another "
+        "machine and set camembert.encoder to their folder, "
+        "or use configs/experiment/camembert-mini.yaml, which needs no hub."
+    )
+    if constants.HF_HUB_OFFLINE:
+        raise EncoderError(f"HF_HUB_OFFLINE is set, and {advice}")
+    _knock(constants.ENDPOINT, advice)
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except Exception as e:  # the hub client raises many kinds; all mean "not fetched"
+        raise EncoderError(f"{name}: the hub answered with an error: {e}. {advice}") from None
+    missing = [f for f in _FILES if not (folder / f).exists()]
+    if missing:
+        raise EncoderError(f"{name}: the hub repository has no {', '.join(missing)}")
+    return folder
+
+
+def _knock(endpoint: str, advice: str) -> None:
+    # The hub client retries for up to 46 s; one connection attempt tells the same in 5 s at most.
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    url = urlparse(proxy or endpoint)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname or "", port), timeout=5).close()
+    except OSError as e:
+        raise EncoderError(f"the hub at {endpoint} cannot be reached ({e}). {advice}") from None
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of `tokenizer.json`; refuse one that splits French into letters."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokens = len(tokenizer.encode(_SAMPLE, add_special_tokens=False).ids)
+    if len(_SAMPLE) < MIN_CHARS_PER_TOKEN * tokens:
+        raise EncoderError(
+            f"{folder}/tokenizer.json: {len(_SAMPLE) / tokens:.1f} characters per token on French, at "
+            f"least {MIN_CHARS_PER_TOKEN} expected: not a French tokenizer, or damaged."
+        )
+    return tokenizer
+
+
+def load_model(
+    folder: Path, task_map: list[list[Any]], dropout: float = 0.1
+) -> CamembertForSequenceClassification:
+    """Return the encoder with a new flat head, one logit a label of every task.
+
+    `config.task_map` says which logits are whose. Encoder weights that the checkpoint lacks are an
+    error: a half-random encoder trains, and scores badly, without a word.
+    """
+    declared = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if declared.get("model_type") != "camembert":
+        raise EncoderError(
+            f"{folder}: model_type is {declared.get('model_type')!r}; expected 'camembert'"
+        )
+    names = [f"{task}:{label}" for task, labels in task_map for label in labels]
+    model, info = CamembertForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={n: i for i, n in enumerate(names)},
+        hidden_dropout_prob=dropout,
+        # Any dropout inside attention forces PyTorch's unfused kernel: 2.4 times slower on a CPU.
+        attention_probs_dropout_prob=0.0,
+        classifier_dropout=dropout,
+        dtype="float32",
+        output_loading_info=True,
+        local_files_only=True,
+    )
+    lost = [k for k in info["missing_keys"] if not k.startswith("classifier.")]
+    if lost:
+        raise EncoderError(
+            f"{folder}: {len(lost)} encoder weights are not in the checkpoint, e.g. {sorted(lost)[0]}"
+        )
+    model.config.task_map = task_map
+    return model

@@ -1,0 +1,49 @@
+"""Write files and folders so that a crash or a full disk leaves the old ones, never half of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from presseco.errors import StoreError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` through a temporary file beside it, then rename."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it replaces `path`, on error it is removed.
+
+    The block may create a file or a folder there. Raises `StoreError` when the disk refuses.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        target = temporary / path.name
+        yield target
+        _swap(target, path, temporary)
+    except OSError as e:
+        raise StoreError(
+            f"{path}: cannot be written: {e.strerror or e}. Nothing was changed. "
+            "Check free space and permissions."
+        ) from e
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path, spare: Path) -> None:
+    # A folder cannot be renamed over a full one: step the old one aside first.
+    if path.is_dir() and not path.is_symlink():
+        path.rename(spare / "old")
+    os.replace(new, path)

@@ -1,0 +1,99 @@
+"""Models in MLflow's registry: log with a text-in signature, register, name a champion, fetch."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema
+
+from presseco.bundle import MANIFEST
+from presseco.errors import StoreError
+
+CHAMPION = "champion"
+_PACKAGE = Path(__file__).parent
+
+#: What a service needs beside mlflow to load the logged model: no torch, no transformers.
+REQUIREMENTS = {
+    "camembert": ["numpy", "pandas", "onnxruntime", "tokenizers"],
+    "baseline": ["numpy", "pandas", "scipy", "scikit-learn", "skops"],
+}
+
+
+def signature(tasks: list[str]) -> ModelSignature:
+    """Return the models' signature: a text and an optional title in, columns a task out."""
+    inputs = Schema([ColSpec("string", "text"), ColSpec("string", "title", required=False)])
+    columns = []
+    for task in tasks:
+        columns += [
+            ColSpec("string", task),
+            ColSpec("double", f"{task}_probability"),
+            ColSpec("boolean", f"{task}_abstained"),
+        ]
+    return ModelSignature(inputs=inputs, outputs=Schema(columns))
+
+
+def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], version_of: str) -> Any:
+    """Log `folder` as a pyfunc model of the active run and register it as `name`.
+
+    `kind` is `camembert` or `baseline`; `version_of` is written as the version's description. The
+    first version ever becomes `champion`; later ones wait for a decision.
+    """
+    logging.getLogger("mlflow.models.model").setLevel(logging.ERROR)
+    info = mlflow.pyfunc.log_model(
+        name=kind,
+        python_model=str(_PACKAGE / f"pyfunc_{kind}.py"),
+        artifacts={"model": str(folder)},
+        signature=signature(tasks),
+        pip_requirements=[f"mlflow=={mlflow.__version__}", *REQUIREMENTS[kind]],
+        code_paths=[str(_PACKAGE)],
+        registered_model_name=name,
+    )
+    client = MlflowClient()
+    version = str(info.registered_model_version)
+    client.update_model_version(name, version, description=version_of)
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return info
+
+
+def fetch_bundle(uri: str) -> Path:
+    """Return the local folder of the bundle inside a logged or registered model.
+
+    `uri` is `models:/name@alias`, `models:/name/version`, `runs:/id/name`, or `runs:/id`.
+    """
+    try:
+        mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or _local_store())
+        if uri.startswith("runs:/") and "/" not in uri.removeprefix("runs:/").strip("/"):
+            uri = _only_model(uri.removeprefix("runs:/").strip("/"))
+        with contextlib.redirect_stderr(None):
+            folder = Path(mlflow.artifacts.download_artifacts(uri))
+    except (MlflowException, OSError) as e:
+        reason = (str(e).splitlines() or ["unknown error"])[0]
+        raise StoreError(f"{uri}: cannot be fetched: {reason}") from e
+    for manifest in sorted(folder.rglob(MANIFEST)):
+        return manifest.parent
+    raise StoreError(
+        f"{uri}: no {MANIFEST} in this model. Expected a CamemBERT model that presseco logged; the "
+        "baseline is loaded with mlflow.pyfunc.load_model."
+    )
+
+
+def _local_store() -> str:
+    return f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def _only_model(run_id: str) -> str:
+    client = MlflowClient()
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    if not found:
+        raise StoreError(f"runs:/{run_id}: this run logged no model")
+    return str(found[0].model_uri)
