@@ -1,0 +1,53 @@
+# The two commands of a newcomer: `make train` and `make test`. Each sets up .venv by itself.
+PYTHON ?= python3
+PIP_FLAGS ?= -q --disable-pip-version-check
+BIN := .venv/bin
+EXPERIMENTS ?= configs/experiment/baseline.yaml configs/experiment/frozen.yaml configs/experiment/camembert-mini.yaml
+SET ?=
+OVERRIDES := $(foreach s,$(SET),--set $(s))
+# Keep glibc from giving large blocks back to the kernel after every step: 5 to 25 % faster training.
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+export MLFLOW_DISABLE_TELEMETRY := true
+# The embedded job never needs the hub; a hub model (camembert-base) is asked for with HUB=1.
+export HF_HUB_OFFLINE := $(if $(HUB),0,1)
+
+.PHONY: help train data test test-services lint ui clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.venv/.train: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing presseco[train] into .venv (2 minutes the first time)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train]'
+	@touch $@
+
+.venv/.dev: .venv/.train
+	@echo "installing presseco[train,dev] into .venv"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+train: .venv/.train ## corpus, baselines and CamemBERT, compared in MLflow, exported to dist/
+	@$(BIN)/presseco train $(EXPERIMENTS) $(OVERRIDES)
+
+data: .venv/.train ## build the labelled corpus only
+	@$(BIN)/presseco data $(OVERRIDES)
+
+test: .venv/.dev ## lint, types, unit, data, model and export tests
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+test-services: .venv/.dev ## the heavier suites; they install what they need
+	@$(BIN)/pytest -m services
+
+lint: .venv/.dev ## format and fix
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+ui: .venv/.train ## MLflow's pages on the store that training writes
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --port $(or $(PORT),5000) \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
+	  --default-artifact-root "$(CURDIR)/mlartifacts"
+
+clean: ## remove what was built; keeps .venv and mlflow.db
+	rm -rf build dist

@@ -1,0 +1,93 @@
+"""The command line: `presseco <verb>` or `python -m presseco <verb>`, same words as `make`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from presseco import __version__
+from presseco.errors import PressecoError
+
+_DEFAULT = ("configs/experiment/baseline.yaml", "configs/experiment/camembert-mini.yaml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; errors a user can act on are one line on stderr and exit code 1."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except PressecoError as e:
+        print(f"presseco {args.verb}: {e}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as e:
+        name = (e.name or "").split(".")[0]
+        if name == "presseco":
+            raise
+        print(
+            f"presseco {args.verb}: needs the package {name!r}. "
+            "Install the training extra: pip install 'presseco[train]'",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"presseco {args.verb}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="presseco", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"presseco {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    data = verbs.add_parser("data", help="build the labelled corpus")
+    data.add_argument("--experiment", default=_DEFAULT[1], help="experiment file (YAML)")
+    _add_overrides(data)
+    data.set_defaults(run=_data)
+
+    train = verbs.add_parser("train", help="train, compare in MLflow, register, export")
+    train.add_argument("experiments", nargs="*", default=list(_DEFAULT), help="experiment files")
+    _add_overrides(train)
+    train.set_defaults(run=_train)
+
+    predict = verbs.add_parser("predict", help="classify a JSON Lines file")
+    predict.add_argument("--model", required=True, help="bundle folder, runs:/... or models:/...")
+    predict.add_argument("--input", required=True, type=Path, help="lines with id, text, title?")
+    predict.add_argument("--output", required=True, type=Path, help="file to write")
+    predict.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
+    predict.set_defaults(run=_predict)
+    return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. camembert.epochs=2"
+    )
+
+
+def _data(args: argparse.Namespace) -> None:
+    from presseco.config import read_config
+    from presseco.corpus import build_corpus
+
+    corpus, skipped = build_corpus(read_config(args.experiment, args.set))
+    state = "unchanged" if skipped else "built"
+    print(f"corpus {corpus.digest} {state}: {corpus.sizes} in {corpus.folder}")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from presseco.train import train
+
+    train(args.experiments, args.set)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from presseco.predict import predict_file
+
+    n = predict_file(args.model, args.input, args.output, precision=args.precision)
+    print(f"{n:,} articles classified in {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

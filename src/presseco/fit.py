@@ -1,0 +1,303 @@
+"""The three kinds of model behind one interface: fit on train, tune on validation, save."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from presseco.baseline import fit_baseline
+from presseco.camembert import fine_tune
+from presseco.classifier import Classifier
+from presseco.config import Config
+from presseco.corpus import Corpus
+from presseco.encoder import load_model, load_tokenizer, locate
+from presseco.evaluate import Floats, Ints
+from presseco.export import export_bundle
+from presseco.probe import fit_probe, start_head
+from presseco.states import Inputs, device_for, encode, predict_logits, use_bf16
+from presseco.taxonomy import MISSING
+from presseco.text import prepare
+
+log = logging.getLogger("presseco")
+Report = Callable[[str, int, int], None]
+OnMetrics = Callable[[dict[str, float], int], None]
+Golden = list[str]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split in memory: texts, and labels of shape (texts, tasks) with `MISSING` for unknown."""
+
+    ids: list[str]
+    texts: list[str]
+    labels: Ints
+
+
+@dataclass
+class Data:
+    """All splits of a corpus, and its out-of-domain texts by split."""
+
+    corpus: Corpus
+    train: Examples
+    validation: Examples
+    test: Examples
+    outside: dict[str, list[str]]
+
+    @property
+    def task_map(self) -> list[list[Any]]:
+        """Return the tasks and labels in the order of the logits."""
+        return self.corpus.taxonomy.task_map
+
+
+@dataclass
+class Fitted:
+    """A fitted model: its flat logits by split, and how to save it given its calibration.
+
+    `save(folder, calibration, card)` writes what is registered; `predict` classifies raw texts with
+    the saved form, and is what documents a second are measured on.
+    """
+
+    logits: dict[str, Floats]
+    save: Callable[[Path, dict[str, Any], str], None]
+    metrics: dict[str, float]
+    params: dict[str, Any]
+
+
+def load_data(corpus: Corpus) -> Data:
+    """Read a built corpus into memory."""
+    table = corpus.load()
+    splits = {}
+    for name in ("train", "validation", "test"):
+        columns = [
+            [MISSING if v is None else v for v in table[name][t]] for t in corpus.taxonomy.names
+        ]
+        labels = np.array(columns, dtype=np.int64).T.reshape(len(table[name]), -1)
+        splits[name] = Examples(list(table[name]["id"]), list(table[name]["text"]), labels)
+        if not len(splits[name].ids):
+            raise ValueError(f"the {name} split is empty")
+    outside: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for row in corpus.outside():
+        outside[row["split"]].append(row["text"])
+    return Data(corpus, **splits, outside=outside)
+
+
+def fit(config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics) -> Fitted:
+    """Fit the model of `config.kind`; `work` holds what a killed run resumes from."""
+    kinds = {"baseline": _baseline, "frozen": _frozen, "camembert": _camembert}
+    return kinds[config.kind](config, data, work, report, on_metrics)
+
+
+def work_folder(config: Config, data: Data) -> Path:
+    """Return the folder of one experiment's unfinished work: same config and corpus, same folder."""
+    shape = f"{config.model_dump_json()}{data.corpus.digest}"
+    key = hashlib.sha256(shape.encode()).hexdigest()[:10]
+    return config.path("build/runs") / f"{config.name}-{key}"
+
+
+def _splits(data: Data) -> dict[str, list[str]]:
+    return {
+        "validation": data.validation.texts,
+        "test": data.test.texts,
+        "outside_validation": data.outside["validation"],
+        "outside_test": data.outside["test"],
+    }
+
+
+def _baseline(
+    config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics
+) -> Fitted:
+    total, done = len(data.task_map) * len(config.baseline.c_grid), 0
+
+    def progress(task: str, c: float, score: float) -> None:
+        nonlocal done
+        done += 1
+        report(f"{task}, C = {c:g}: {score:.3f}", done, total)
+
+    model = fit_baseline(
+        data.train.texts,
+        data.train.labels,
+        data.validation.texts,
+        data.validation.labels,
+        task_map=data.task_map,
+        config=config.baseline,
+        progress=progress,
+    )
+
+    def save(folder: Path, calibration: dict[str, Any], card: str) -> None:
+        model.save(folder, **calibration)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    logits = {s: model.logits(t) for s, t in _splits(data).items() if t}
+    return Fitted(logits, save, {}, {f"c.{t}": c for t, c in model.c.items()})
+
+
+def _encoder(config: Config, data: Data) -> tuple[Any, Any, Path]:
+    folder = locate(config.camembert.encoder, config.root)
+    tokenizer = load_tokenizer(folder)
+    torch.manual_seed(config.seed)  # the head is drawn at random when the model is built
+    model = load_model(folder, data.task_map, config.camembert.dropout)
+    room = model.config.max_position_embeddings - 2
+    if config.camembert.max_tokens > room:
+        raise ValueError(f"camembert.max_tokens is {config.camembert.max_tokens}; {folder} takes {room}")
+    return model.to(device_for()), tokenizer, folder
+
+
+def token_ids(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[int]]:
+    """Return each prepared text's token ids, cut to `max_tokens` (its beginning is kept)."""
+    tokenizer.enable_truncation(max_length=max_tokens)
+    return [e.ids for e in tokenizer.encode_batch([prepare(t) for t in texts])]
+
+
+def _frozen(config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics) -> Fitted:
+    model, tokenizer, _ = _encoder(config, data)
+    bf16 = use_bf16(config.camembert.precision, device_for())
+
+    def vectors(name: str, texts: list[str]) -> Any:
+        ids = token_ids(tokenizer, texts, config.camembert.max_tokens)
+        return encode(
+            model, ids, frozen_layers=0, bf16=bf16, progress=lambda d, n: report(f"{name} vectors", d, n)
+        )[1]
+
+    train = vectors("train", data.train.texts)
+    splits = {s: vectors(s, t) for s, t in _splits(data).items() if t}
+    probe = fit_probe(
+        train,
+        data.train.labels,
+        splits["validation"],
+        data.validation.labels,
+        data.task_map,
+        config.frozen.c_grid,
+    )
+    start_head(model.classifier, probe)
+    logits = {s: probe.logits(v) for s, v in splits.items()}
+    save = _bundle_writer(config, data, model, tokenizer)
+    return Fitted(logits, save, {}, {f"c.{t}": c for t, c in probe.c.items()})
+
+
+def _camembert(
+    config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics
+) -> Fitted:
+    settings = config.camembert
+    started = time.monotonic()
+    model, tokenizer, _ = _encoder(config, data)
+    bf16 = use_bf16(settings.precision, device_for())
+
+    def inputs(name: str, texts: list[str]) -> tuple[Inputs, Any]:
+        return encode(
+            model,
+            token_ids(tokenizer, texts, settings.max_tokens),
+            frozen_layers=settings.frozen_layers,
+            bf16=bf16,
+            progress=lambda d, n: report(f"{name}: frozen layers", d, n),
+        )
+
+    train, train_vectors = inputs("train", data.train.texts)
+    validation, validation_vectors = inputs("validation", data.validation.texts)
+    if settings.probe_head:
+        probe = fit_probe(
+            train_vectors,
+            data.train.labels,
+            validation_vectors,
+            data.validation.labels,
+            data.task_map,
+            config.frozen.c_grid,
+        )
+        start_head(model.classifier, probe)
+    trained = time.monotonic()
+    state = fine_tune(
+        model,
+        train,
+        data.train.labels,
+        validation,
+        data.validation.labels,
+        task_map=data.task_map,
+        config=settings,
+        seed=config.seed,
+        folder=work,
+        on_epoch=lambda epoch, metrics: on_metrics(metrics, epoch),
+        on_step=lambda step, total: report("fine-tuning", step, total),
+    )
+    seconds = time.monotonic() - trained
+    seen = len(train.ids) * len(state.history)
+    logits = {}
+    for name, texts in _splits(data).items():
+        if texts:
+            plain = Inputs(token_ids(tokenizer, texts, settings.max_tokens), None, [])
+            logits[name] = predict_logits(model, plain, frozen_layers=0, bf16=False)
+    metrics = {
+        "train.docs_per_second": seen / seconds,
+        "train.seconds": time.monotonic() - started,
+        "train.best_epoch": float(state.best_epoch + 1),
+    }
+    return Fitted(logits, _bundle_writer(config, data, model, tokenizer), metrics, {})
+
+
+def _bundle_writer(
+    config: Config, data: Data, model: Any, tokenizer: Any
+) -> Callable[[Path, dict[str, Any], str], None]:
+    def save(folder: Path, calibration: dict[str, Any], card: str) -> None:
+        encoder = locate(config.camembert.encoder, config.root)
+        export_bundle(
+            model,
+            tokenizer,
+            folder,
+            name=f"presseco-{config.name}",
+            taxonomy=data.corpus.taxonomy,
+            temperatures=calibration["temperatures"],
+            thresholds=calibration["thresholds"],
+            max_tokens=config.camembert.max_tokens,
+            golden=golden_texts(data),
+            lineage=calibration["lineage"],
+            card=card,
+            notices=[p for p in (encoder / "NOTICE", config.path("LICENSE")) if p.exists()],
+        )
+
+    return save
+
+
+def golden_texts(data: Data) -> Golden:
+    """Return 24 texts for the bundle's self-test: validation articles and awkward strings."""
+    awkward = [
+        "Brève.",
+        "LE CAC 40 CHUTE DE 3 %\nPARIS – L’indice a perdu 1 200 points…",
+        "Chiffre d’affaires : 3,2 Md€ (+4,5 %), résultat net : 120 M€.",
+        "«\u00a0Nous n'avons pas vendu\u00a0», a démenti l'entreprise.\n\n\n",
+    ]
+    step = max(1, len(data.validation.texts) // 20)
+    texts = (data.validation.texts[::step] * 20)[:20]
+    return texts + awkward
+
+
+def docs_per_second(folder: Path, kind: str, texts: list[str]) -> float:
+    """Return how many texts a second the saved model classifies, after one warm-up batch."""
+    if kind == "baseline":
+        from presseco.baseline import load_baseline
+
+        model, _ = load_baseline(folder)
+        run: Callable[[list[str]], Any] = model.logits
+    else:
+        run = Classifier.load(folder).predict
+    run(texts[:8])
+    started = time.perf_counter()
+    run(texts)
+    return len(texts) / (time.perf_counter() - started)
+
+
+def forget(work: Path) -> None:
+    """Remove the checkpoints of a finished run."""
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
