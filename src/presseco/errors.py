@@ -22,6 +22,10 @@ class ArticleError(PressecoError):
     """An article cannot be read or breaks the format; the text names file and line."""
 
 
+class SourceError(PressecoError):
+    """A source of articles cannot be read or reached, or its settings do not fit it."""
+
+
 class BundleError(PressecoError):
     """An exported model is damaged, incomplete, too new, or not what it says it is."""
 

@@ -1,0 +1,44 @@
+"""Stage "language": keep articles in the languages that a source asks for (py3langid, offline)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from presseco.document import Document, Unfit
+
+#: Characters looked at: all 1,420 articles at hand are told French with more than 0.999 on 800, and
+#: the rest would double the time.
+_READ = 800
+#: Candidates: what a French press folder may hold. All 97 languages cost twice the time.
+_CANDIDATES = (
+    *("fr", "en", "de", "es", "it", "nl", "pt", "ca", "eu", "br", "oc", "wa", "lb", "ro", "pl"),
+    *("cs", "sk", "hu", "hr", "sv", "da", "no", "fi", "el", "tr", "ru", "uk", "ar", "he", "fa"),
+    *("zh", "ja", "ko", "vi", "id", "sw", "mg", "ht", "la", "eo"),
+)
+
+
+def keep_language(doc: Document, languages: Sequence[str]) -> Document:
+    """Return the document if its language is one of `languages`, else raise `Unfit` naming it."""
+    found, share = identify(doc.text)
+    if found not in languages:
+        raise Unfit("language", f"{found} ({share:.2f}); kept: {', '.join(languages)}")
+    return doc
+
+
+def identify(text: str) -> tuple[str, float]:
+    """Return the likeliest language as ISO 639-1 and its probability among the candidates."""
+    # The headline may be in capitals or a foreign name: begin after it where there is enough text.
+    _, _, body = text.partition("\n")
+    code, share = _identifier().classify((body if len(body) >= _READ else text)[:_READ])
+    return str(code), float(share)
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages([c for c in _CANDIDATES if c in identifier.labels])
+    return identifier
