@@ -31,7 +31,8 @@ class CorpusConfig(_Strict):
     output: str
     validation_writers: list[str]
     test_writers: list[str]
-    near_duplicate: Share
+    split_by: Literal["hash", "time"]
+    near_duplicate: Share | None
     max_chars: Positive
     min_words: Positive
 
@@ -74,6 +75,7 @@ class CamembertConfig(_Strict):
     warmup: Share
     label_smoothing: Share
     class_balance: Share
+    outside_weight: Annotated[float, Field(ge=0)]
     dropout: Share
     token_dropout: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
@@ -93,7 +95,7 @@ class Config(_Strict):
     baseline: BaselineConfig
     frozen: FrozenConfig
     camembert: CamembertConfig
-    root: Path = Field(default=Path("."), exclude=True, strict=False)
+    root: Path = Field(default=Path(), exclude=True, strict=False)
 
     def path(self, relative: str) -> Path:
         """Return `relative` as a path from the project folder."""

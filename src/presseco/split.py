@@ -19,6 +19,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 #: Shares of a hashed split, used when the configuration names no held-out writers.
 _VALIDATION, _TEST = 0.12, 0.18
+_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def company_key(name: str) -> str:
@@ -27,14 +28,18 @@ def company_key(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", flat)
 
 
-def story_groups(articles: Sequence[Article], threshold: float) -> list[str]:
-    """Return one story name an article: its own `story`, or the first id of its near-duplicates."""
+def story_groups(articles: Sequence[Article], threshold: float | None) -> list[str]:
+    """Return one story name an article: its own `story`, or the first id of its near-duplicates.
+
+    No threshold: only the `story` fields count, as for a source whose articles are clustered.
+    """
     groups = Groups(len(articles))
     first: dict[str, int] = {}
     for i, a in enumerate(articles):
         if a.story:
             groups.join(i, first.setdefault(a.story, i))
-    for i, j, _ in near_pairs([a.text for a in articles], threshold):
+    texts = [a.text for a in articles] if threshold is not None else []
+    for i, j, _ in near_pairs(texts, threshold or 0.0):
         groups.join(i, j)
     return [articles[groups.find(i)].id for i in range(len(articles))]
 
@@ -49,6 +54,8 @@ def assign(
     """
     if config.test_writers or config.validation_writers:
         splits = _by_writer(articles, config)
+    elif config.split_by == "time":
+        splits = _by_time(articles, stories)
     else:
         splits = _by_hash(articles, stories)
     reasons: dict[str, str] = {}
@@ -61,7 +68,9 @@ def assign(
 def _by_writer(articles: Sequence[Article], config: CorpusConfig) -> list[Split]:
     validation, test = set(config.validation_writers), set(config.test_writers)
     if both := validation & test:
-        raise ConfigError(f"corpus: writers {sorted(both)} are in validation_writers and test_writers")
+        raise ConfigError(
+            f"corpus: writers {sorted(both)} are in validation_writers and test_writers"
+        )
     found = {a.writer for a in articles}
     if missing := (validation | test) - found:
         raise ConfigError(
@@ -86,6 +95,27 @@ def _by_hash(articles: Sequence[Article], stories: Sequence[str]) -> list[Split]
         x = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
         out.append("test" if x < _TEST else "validation" if x < _TEST + _VALIDATION else "train")
     return out
+
+
+def _by_time(articles: Sequence[Article], stories: Sequence[str]) -> list[Split]:
+    """Give the newest stories to test, those before to validation, older and undated ones to train.
+
+    A story is as old as its first article, so that no later echo carries it into the test.
+    """
+    born: dict[str, str] = {}
+    for a, story in zip(articles, stories, strict=True):
+        if _ISO_DATE.match(a.date):
+            born[story] = min(born.get(story, a.date[:10]), a.date[:10])
+    dates = sorted(born[s] for s in stories if s in born)
+    if len(set(dates)) < 3:
+        raise ConfigError(
+            f"corpus.split_by is time, and the articles have {len(set(dates))} different dates "
+            "(YYYY-MM-DD); at least 3 are needed. Use split_by: hash."
+        )
+    test = dates[int((1 - _TEST) * len(dates))]
+    validation = min(dates[int((1 - _TEST - _VALIDATION) * len(dates))], test)
+    when = [born.get(s, "") for s in stories]
+    return ["test" if w >= test else "validation" if w >= validation else "train" for w in when]
 
 
 def _purge(
