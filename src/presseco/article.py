@@ -58,7 +58,9 @@ def read_articles(path: str | Path, taxonomy: Taxonomy) -> Iterator[Article]:
                 if line.strip():
                     yield parse_article(line, taxonomy, f"{path}:{number}")
     except UnicodeDecodeError as e:
-        raise ArticleError(f"{path}: not UTF-8 (byte {e.start}). Convert the file to UTF-8.") from None
+        raise ArticleError(
+            f"{path}: not UTF-8 (byte {e.start}). Convert the file to UTF-8."
+        ) from None
     except OSError as e:
         raise ArticleError(f"{path}: cannot be read: {e.strerror}") from None
 

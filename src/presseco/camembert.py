@@ -20,7 +20,7 @@ from presseco.config import CamembertConfig
 from presseco.evaluate import Ints, mean_macro_f1
 from presseco.files import replacing
 from presseco.states import Inputs, autocast, collate, predict_logits, upper, use_bf16
-from presseco.taxonomy import MISSING, slices
+from presseco.taxonomy import MISSING, OUTSIDE, slices
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 OnStep = Callable[[int, int], None]
@@ -83,8 +83,8 @@ def fine_tune(
                 logits = model.classifier(hidden)
             loss = multi_task_loss(
                 logits.float(), labels[rows], task_map, weights, config.label_smoothing
-            )
-            loss.backward()
+            ) + config.outside_weight * outside_loss(logits.float(), labels[rows], task_map)
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -94,7 +94,7 @@ def fine_tune(
             if time.monotonic() - saved > config.checkpoint_seconds:
                 _save(folder, state, trained, average, optimizer)
                 saved = time.monotonic()
-        with _swapped(trained, average):
+        with _Swapped(trained, average):
             logits_v = predict_logits(
                 model, validation, frozen_layers=config.frozen_layers, bf16=bf16
             )
@@ -131,7 +131,7 @@ def class_weights(
     """Return one weight vector a task: (share of the class)^-power, normalised to mean 1."""
     out = []
     for t, s in enumerate(slices(task_map)):
-        known = labels[:, t][labels[:, t] != MISSING]
+        known = labels[:, t][labels[:, t] >= 0]
         share = np.bincount(known, minlength=s.stop - s.start) / max(len(known), 1)
         w = np.maximum(share, 1e-3) ** -power
         out.append(torch.tensor(w / w.mean(), dtype=torch.float32, device=device))
@@ -147,7 +147,8 @@ def multi_task_loss(
     """
     total = logits.sum() * 0.0
     for t, s in enumerate(slices(task_map)):
-        target = torch.as_tensor(labels[:, t], device=logits.device)
+        known = np.where(labels[:, t] >= 0, labels[:, t], MISSING)
+        target = torch.as_tensor(known, device=logits.device)
         if (target != MISSING).any():
             total = total + functional.cross_entropy(
                 logits[:, s.start : s.stop],
@@ -156,6 +157,21 @@ def multi_task_loss(
                 label_smoothing=smoothing,
                 ignore_index=MISSING,
             )
+    return total
+
+
+def outside_loss(logits: Tensor, labels: Ints, task_map: list[list[Any]]) -> Tensor:
+    """Return the cross-entropy to uniform answers of the texts that are no business news.
+
+    "Outlier exposure", Hendrycks et al. 2019: a model that has seen texts without an answer gives
+    low confidence on others like them. The sum is over tasks, the mean over the batch.
+    """
+    outside = torch.as_tensor(labels[:, 0] == OUTSIDE, device=logits.device)
+    total = logits.sum() * 0.0
+    if outside.any():
+        for s in slices(task_map):
+            rows = functional.log_softmax(logits[outside, s.start : s.stop], dim=-1)
+            total = total - rows.mean(dim=-1).sum() / len(labels)
     return total
 
 
@@ -171,12 +187,12 @@ def _groups(model: Any, config: CamembertConfig) -> list[dict[str, Any]]:
     groups = []
     for module, rate in modules:
         for decayed in (True, False):  # biases and layer norms are not decayed
-            params = [p for p in module.parameters() if p.requires_grad and (p.dim() > 1) == decayed]
+            params = [
+                p for p in module.parameters() if p.requires_grad and (p.dim() > 1) == decayed
+            ]
             if params:
                 decay = config.weight_decay if decayed else 0.0
-                groups.append(
-                    {"params": params, "lr": rate, "peak": rate, "weight_decay": decay}
-                )
+                groups.append({"params": params, "lr": rate, "peak": rate, "weight_decay": decay})
     return groups
 
 
@@ -214,7 +230,7 @@ def _update(average: dict[str, Tensor], trained: dict[str, Any], rate: float, st
         average[n].lerp_(p.detach(), 1 - rate)
 
 
-class _swapped:
+class _Swapped:
     """Exchange the trained weights for their average while the block runs."""
 
     def __init__(self, trained: dict[str, Any], average: dict[str, Tensor]) -> None:

@@ -9,7 +9,11 @@ from presseco.taxonomy import Taxonomy
 
 
 def model_card(
-    name: str, scores: list[TaskScore], taxonomy: Taxonomy, lineage: dict[str, Any], calibration: Any
+    name: str,
+    scores: list[TaskScore],
+    taxonomy: Taxonomy,
+    lineage: dict[str, Any],
+    calibration: Any,
 ) -> str:
     """Return the card as Markdown with the header that the Hugging Face hub reads."""
     lines = [

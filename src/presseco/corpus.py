@@ -121,7 +121,9 @@ def read_seeds(folder: Path, taxonomy: Taxonomy) -> list[Article]:
 
 def clean(article: Article, config: Config) -> Article:
     """Return the article in Unicode NFC without control characters; refuse a wrong length."""
-    text = unicodedata.normalize("NFC", _CONTROL.sub("", article.text.replace("\r\n", "\n"))).strip()
+    text = unicodedata.normalize(
+        "NFC", _CONTROL.sub("", article.text.replace("\r\n", "\n"))
+    ).strip()
     words, limits = len(text.split()), config.corpus
     if len(text) > limits.max_chars:
         raise ArticleError(
@@ -192,14 +194,24 @@ def datasheet(
     """Return the corpus' tables as Markdown: sizes, lengths, labels a split."""
     out = ["# Datasheet of the built corpus", "", f"Digest `{manifest['digest']}`. "]
     out[-1] += f"{manifest['quarantined']} articles left out (quarantine.jsonl says why each)."
-    out += ["", "| split | articles | writers | words: median | 90 % |", "|---|---:|---:|---:|---:|"]
+    out += [
+        "",
+        "| split | articles | writers | words: median | 90 % |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for split, r in rows.items():
         words = sorted(len(x["text"].split()) for x in r) or [0]
         middle, high = words[len(words) // 2], words[int(0.9 * (len(words) - 1))]
         writers = len({x["writer"] for x in r})
         out.append(f"| {split} | {len(r)} | {writers} | {middle} | {high} |")
     for task in taxonomy.tasks:
-        out += ["", f"## {task.name}", "", "| label | train | validation | test |", "|---|--:|--:|--:|"]
+        out += [
+            "",
+            f"## {task.name}",
+            "",
+            "| label | train | validation | test |",
+            "|---|--:|--:|--:|",
+        ]
         counts = {s: Counter(x[task.name] for x in r) for s, r in rows.items()}
         for label in task.ids:
             numbers = " | ".join(str(counts[s][label]) for s in SPLITS)

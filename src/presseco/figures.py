@@ -27,12 +27,16 @@ def confusion_figure(score: TaskScore, title: str) -> Figure:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(score.confusion), strict=True):
         color = "white" if share[i, j] > 0.5 else "black"
-        axes.text(j, i, str(score.confusion[i, j]), ha="center", va="center", color=color, fontsize=8)
+        axes.text(
+            j, i, str(score.confusion[i, j]), ha="center", va="center", color=color, fontsize=8
+        )
     axes.set_xticks(range(k), labels, rotation=90, fontsize=8)
     axes.set_yticks(range(k), labels, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{title} · {score.task}\nmacro-F1 {score.macro_f1:.3f}, n = {score.n}", fontsize=10)
+    axes.set_title(
+        f"{title} · {score.task}\nmacro-F1 {score.macro_f1:.3f}, n = {score.n}", fontsize=10
+    )
     return figure
 
 
@@ -42,7 +46,9 @@ def reliability_figure(
     """Return accuracy against confidence for every task, with the share of texts a bin."""
     n = len(task_names)
     figure = Figure(figsize=(3.6 * n, 3.8), layout="constrained")
-    for i, (name, axes) in enumerate(zip(task_names, np.atleast_1d(figure.subplots(1, n)), strict=True)):
+    for i, (name, axes) in enumerate(
+        zip(task_names, np.atleast_1d(figure.subplots(1, n)), strict=True)
+    ):
         known = truth[:, i] != MISSING
         p, t = probabilities[name][known], truth[known, i]
         top, right = p.max(axis=1), p.argmax(axis=1) == t
@@ -50,7 +56,10 @@ def reliability_figure(
         used = np.unique(bins)
         axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--")
         axes.bar(
-            (used + 0.5) / BINS, [np.mean(bins == b) for b in used], width=0.9 / BINS, color="#d0dcea"
+            (used + 0.5) / BINS,
+            [np.mean(bins == b) for b in used],
+            width=0.9 / BINS,
+            color="#d0dcea",
         )
         axes.plot(
             [top[bins == b].mean() for b in used],

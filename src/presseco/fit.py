@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ import torch
 
 from presseco.baseline import fit_baseline
 from presseco.camembert import fine_tune
-from presseco.classifier import Classifier
 from presseco.config import Config
 from presseco.corpus import Corpus
 from presseco.encoder import load_model, load_tokenizer, locate
@@ -25,10 +26,9 @@ from presseco.evaluate import Floats, Ints
 from presseco.export import export_bundle
 from presseco.probe import fit_probe, start_head
 from presseco.states import Inputs, device_for, encode, predict_logits, use_bf16
-from presseco.taxonomy import MISSING
+from presseco.taxonomy import MISSING, OUTSIDE
 from presseco.text import prepare
 
-log = logging.getLogger("presseco")
 Report = Callable[[str, int, int], None]
 OnMetrics = Callable[[dict[str, float], int], None]
 Golden = list[str]
@@ -52,6 +52,7 @@ class Data:
     validation: Examples
     test: Examples
     outside: dict[str, list[str]]
+    encoded: dict[tuple[Any, ...], tuple[Inputs, Any]] = field(default_factory=dict)
 
     @property
     def task_map(self) -> list[list[Any]]:
@@ -88,7 +89,7 @@ def load_data(corpus: Corpus) -> Data:
     outside: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for row in corpus.outside():
         outside[row["split"]].append(row["text"])
-    return Data(corpus, **splits, outside=outside)
+    return Data(corpus, splits["train"], splits["validation"], splits["test"], outside)
 
 
 def fit(config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics) -> Fitted:
@@ -148,7 +149,9 @@ def _encoder(config: Config, data: Data) -> tuple[Any, Any, Path]:
     model = load_model(folder, data.task_map, config.camembert.dropout)
     room = model.config.max_position_embeddings - 2
     if config.camembert.max_tokens > room:
-        raise ValueError(f"camembert.max_tokens is {config.camembert.max_tokens}; {folder} takes {room}")
+        raise ValueError(
+            f"camembert.max_tokens is {config.camembert.max_tokens}; {folder} takes {room}"
+        )
     return model.to(device_for()), tokenizer, folder
 
 
@@ -158,17 +161,39 @@ def token_ids(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[in
     return [e.ids for e in tokenizer.encode_batch([prepare(t) for t in texts])]
 
 
-def _frozen(config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics) -> Fitted:
+def _encoded(
+    config: Config,
+    data: Data,
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    texts: list[str],
+    report: Report,
+) -> tuple[Inputs, Any]:
+    """Return a split's inputs and frozen vectors, computed once for all models of this job."""
+    settings = config.camembert
+    key = (settings.encoder, settings.max_tokens, settings.frozen_layers, name)
+    if key not in data.encoded:
+        data.encoded[key] = encode(
+            model,
+            token_ids(tokenizer, texts, settings.max_tokens),
+            frozen_layers=settings.frozen_layers,
+            bf16=use_bf16(settings.precision, device_for()),
+            progress=lambda done, total: report(f"{name}: frozen layers", done, total),
+        )
+    return data.encoded[key]
+
+
+def _frozen(
+    config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics
+) -> Fitted:
     model, tokenizer, _ = _encoder(config, data)
-    bf16 = use_bf16(config.camembert.precision, device_for())
 
     def vectors(name: str, texts: list[str]) -> Any:
-        ids = token_ids(tokenizer, texts, config.camembert.max_tokens)
-        return encode(
-            model, ids, frozen_layers=0, bf16=bf16, progress=lambda d, n: report(f"{name} vectors", d, n)
-        )[1]
+        return _encoded(config, data, model, tokenizer, name, texts, report)[1]
 
-    train = vectors("train", data.train.texts)
+    texts = data.train.texts + data.outside["train"]
+    train = vectors("train", texts)[: len(data.train.texts)]
     splits = {s: vectors(s, t) for s, t in _splits(data).items() if t}
     probe = fit_probe(
         train,
@@ -191,21 +216,16 @@ def _camembert(
     started = time.monotonic()
     model, tokenizer, _ = _encoder(config, data)
     bf16 = use_bf16(settings.precision, device_for())
-
-    def inputs(name: str, texts: list[str]) -> tuple[Inputs, Any]:
-        return encode(
-            model,
-            token_ids(tokenizer, texts, settings.max_tokens),
-            frozen_layers=settings.frozen_layers,
-            bf16=bf16,
-            progress=lambda d, n: report(f"{name}: frozen layers", d, n),
-        )
-
-    train, train_vectors = inputs("train", data.train.texts)
-    validation, validation_vectors = inputs("validation", data.validation.texts)
+    texts = data.train.texts + data.outside["train"]
+    nothing = np.full((len(data.outside["train"]), len(data.task_map)), OUTSIDE, dtype=np.int64)
+    labels = np.concatenate([data.train.labels, nothing])
+    train, train_vectors = _encoded(config, data, model, tokenizer, "train", texts, report)
+    validation, validation_vectors = _encoded(
+        config, data, model, tokenizer, "validation", data.validation.texts, report
+    )
     if settings.probe_head:
         probe = fit_probe(
-            train_vectors,
+            train_vectors[: len(data.train.texts)],
             data.train.labels,
             validation_vectors,
             data.validation.labels,
@@ -217,7 +237,7 @@ def _camembert(
     state = fine_tune(
         model,
         train,
-        data.train.labels,
+        labels,
         validation,
         data.validation.labels,
         task_map=data.task_map,
@@ -230,10 +250,11 @@ def _camembert(
     seconds = time.monotonic() - trained
     seen = len(train.ids) * len(state.history)
     logits = {}
-    for name, texts in _splits(data).items():
-        if texts:
-            plain = Inputs(token_ids(tokenizer, texts, settings.max_tokens), None, [])
-            logits[name] = predict_logits(model, plain, frozen_layers=0, bf16=False)
+    for name, some in _splits(data).items():
+        if some:
+            report(f"{name}: predictions", 0, 1)
+            plain = Inputs(token_ids(tokenizer, some, settings.max_tokens), None, [])
+            logits[name] = predict_logits(model, plain, frozen_layers=0, bf16=bf16)
     metrics = {
         "train.docs_per_second": seen / seconds,
         "train.seconds": time.monotonic() - started,
@@ -279,25 +300,22 @@ def golden_texts(data: Data) -> Golden:
 
 
 def docs_per_second(folder: Path, kind: str, texts: list[str]) -> float:
-    """Return how many texts a second the saved model classifies, after one warm-up batch."""
-    if kind == "baseline":
-        from presseco.baseline import load_baseline
+    """Return how many texts a second the saved model classifies, after one warm-up batch.
 
-        model, _ = load_baseline(folder)
-        run: Callable[[list[str]], Any] = model.logits
-    else:
-        run = Classifier.load(folder).predict
-    run(texts[:8])
-    started = time.perf_counter()
-    run(texts)
-    return len(texts) / (time.perf_counter() - started)
+    Measured in a process of its own: idle thread pools of torch slow onnxruntime several times.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "texts.json"
+        file.write_text(json.dumps(texts), encoding="utf-8")
+        command = [sys.executable, "-m", "presseco.speed", kind, str(folder.resolve()), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"the speed measurement of {folder} failed: {done.stderr.strip()[-500:]}"
+        )
+    return float(done.stdout.split()[-1])
 
 
 def forget(work: Path) -> None:
     """Remove the checkpoints of a finished run."""
     shutil.rmtree(work, ignore_errors=True)
-
-
-def save_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON."""
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -28,7 +28,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
@@ -63,7 +63,9 @@ def collate(
 
     `keep` holds for each row the positions that stay (token dropout); None keeps all.
     """
-    kept = [keep[j] if keep is not None else np.arange(len(inputs.ids[i])) for j, i in enumerate(rows)]
+    kept = [
+        keep[j] if keep is not None else np.arange(len(inputs.ids[i])) for j, i in enumerate(rows)
+    ]
     longest = max(len(k) for k in kept)
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
     if inputs.states is None:
@@ -122,7 +124,9 @@ def encode(
                 hidden = layer(hidden, mask[:, None, None, :])
                 if states is not None and n + 1 == frozen_layers:
                     for j, i in enumerate(rows):
-                        states[offsets[i] : offsets[i + 1]] = hidden[j, : lengths[i]].bfloat16().cpu()
+                        states[offsets[i] : offsets[i + 1]] = (
+                            hidden[j, : lengths[i]].bfloat16().cpu()
+                        )
         vectors[rows] = hidden[:, 0].float().cpu().numpy()
         done += len(rows)
         progress(done, len(ids))

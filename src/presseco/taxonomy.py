@@ -13,6 +13,8 @@ from presseco.errors import TaxonomyError, nearest
 
 #: Value of a label that is missing; `torch.nn.CrossEntropyLoss` ignores it by default.
 MISSING = -100
+#: Label of a text that is no business news at all: training pulls its answers towards uniform.
+OUTSIDE = -200
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 

@@ -76,7 +76,7 @@ def train_one(config: Config, data: Data, console: Console, *, purpose: str = "t
     size = len(data.train.ids)
     name = f"{config.name} · {size} articles · seed {config.seed}"
     tags = {"purpose": purpose, "kind": config.kind, "corpus": data.corpus.digest}
-    with tracking.run(name, nested=True, tags=tags) as active, _bar(console, config.name) as report:
+    with tracking.run(name, nested=True, tags=tags) as active, _Bar(console, config.name) as report:
         mlflow.log_params(_params(config, data))
         mlflow.log_text(config.to_yaml(), "config.yaml")
         fitted = fit(config, data, work, report, lambda m, step: mlflow.log_metrics(m, step=step))
@@ -84,7 +84,9 @@ def train_one(config: Config, data: Data, console: Console, *, purpose: str = "t
         scores = evaluate(fitted, data, calibration)
         calibration["lineage"] = lineage(config, data, active.info.run_id)
         folder = config.path(DIST[config.kind])
-        card = model_card(config.name, scores, data.corpus.taxonomy, calibration["lineage"], calibration)
+        card = model_card(
+            config.name, scores, data.corpus.taxonomy, calibration["lineage"], calibration
+        )
         report("export", 0, 1)
         fitted.save(folder, calibration, card)
         speed = docs_per_second(folder, config.kind, data.test.texts[:200])
@@ -172,7 +174,7 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     )
 
 
-class _bar:
+class _Bar:
     """A progress bar that gives the fitting code one function to report with."""
 
     def __init__(self, console: Console, title: str) -> None:
@@ -217,7 +219,7 @@ def _params(config: Config, data: Data) -> dict[str, Any]:
 def _log(
     result: Result, fitted: Fitted, data: Data, calibration: dict[str, Any], config: Config
 ) -> None:
-    mlflow.log_params({k: v for k, v in fitted.params.items()})
+    mlflow.log_params(fitted.params)
     mlflow.log_metrics(fitted.metrics)
     mlflow.log_metrics({"docs_per_second": result.docs_per_second, "megabytes": result.megabytes})
     mlflow.log_metric("minutes", result.minutes)
