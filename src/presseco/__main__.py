@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 from presseco import __version__
 from presseco.errors import PressecoError
 
-_DEFAULT = ("configs/experiment/baseline.yaml", "configs/experiment/camembert-mini.yaml")
+_DEFAULT = tuple(f"configs/experiment/{n}.yaml" for n in ("baseline", "frozen", "camembert-mini"))
+#: The disk refuses: full, over quota, over the file size limit, read-only, not ours.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(
             f"presseco {args.verb}: needs the package {name!r}. "
-            "Install the training extra: pip install 'presseco[train]'",
+            "Install what trains and collects: pip install 'presseco[train,collect]'",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as e:
+        if e.errno not in _DISK:
+            raise
+        where = f"{e.filename}: " if e.filename else ""
+        print(
+            f"presseco {args.verb}: {where}{e.strerror or e}. Check free space and permissions.",
             file=sys.stderr,
         )
         return 1
@@ -42,8 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"presseco {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
-    data = verbs.add_parser("data", help="build the labelled corpus")
-    data.add_argument("--experiment", default=_DEFAULT[1], help="experiment file (YAML)")
+    data = verbs.add_parser("data", help="build the labelled corpus, ours or from your own press")
+    data.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    data.add_argument("--source", help="source file (YAML), such as configs/source/folder.yaml")
+    data.add_argument("--online", action="store_true", help="let feeds and the hub be read")
+    data.add_argument("--workers", type=int, help="processes (default: one a core)")
+    data.add_argument("--push", metavar="OWNER/NAME", help="push the corpus to the hub, private")
     _add_overrides(data)
     data.set_defaults(run=_data)
 
@@ -68,12 +84,16 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def _data(args: argparse.Namespace) -> None:
-    from presseco.config import read_config
-    from presseco.corpus import build_corpus
+    from presseco.data import data
 
-    corpus, skipped = build_corpus(read_config(args.experiment, args.set))
-    state = "unchanged" if skipped else "built"
-    print(f"corpus {corpus.digest} {state}: {corpus.sizes} in {corpus.folder}")
+    data(
+        args.experiment,
+        args.set,
+        source=args.source,
+        online=args.online,
+        workers=args.workers,
+        push=args.push,
+    )
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from presseco.batches import length_batches
 from presseco.config import CamembertConfig
+from presseco.errors import ConfigError
 from presseco.evaluate import Ints, mean_macro_f1
 from presseco.files import replacing
 from presseco.states import Inputs, autocast, collate, predict_logits, upper, use_bf16
@@ -28,9 +30,13 @@ OnStep = Callable[[int, int], None]
 
 @dataclass
 class Progress:
-    """Where training stands; saved with the weights so that a killed run goes on from here."""
+    """Where training stands; saved with the weights so that a killed run goes on from here.
+
+    `resumed` is the step that this process began with.
+    """
 
     step: int = 0
+    resumed: int = 0
     best_score: float = -1.0
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -64,12 +70,14 @@ def fine_tune(
     average = {n: p.detach().clone() for n, p in trained.items()}
     weights = class_weights(labels, task_map, config.class_balance, device)
     state = _resume(folder, trained, average, optimizer)
+    for number, metrics in enumerate(state.history, 1):
+        on_epoch(number, metrics)
     per_epoch = -(-len(train.ids) // config.batch_size)
     total = per_epoch * config.epochs
     saved = time.monotonic()
     model.train()
     for epoch in range(state.step // per_epoch, config.epochs):
-        if epoch - state.best_epoch >= config.patience and state.history:
+        if len(state.history) - 1 - state.best_epoch >= config.patience:
             break
         batches = length_batches(train.lengths, config.batch_size, seed * 1000 + epoch)
         for rows in batches[state.step - epoch * per_epoch :]:
@@ -91,7 +99,8 @@ def fine_tune(
             _update(average, trained, config.average, state.step)
             state.step += 1
             on_step(state.step, total)
-            if time.monotonic() - saved > config.checkpoint_seconds:
+            # Not after an epoch's last step: validation belongs to it, and its end saves anyway.
+            if state.step % per_epoch and time.monotonic() - saved > config.checkpoint_seconds:
                 _save(folder, state, trained, average, optimizer)
                 saved = time.monotonic()
         with _Swapped(trained, average):
@@ -119,7 +128,9 @@ def freeze(model: Any, layers: int) -> None:
     """Stop gradients of the embeddings (if any layer is frozen) and of the first `layers` layers."""
     found = len(model.roberta.encoder.layer)
     if layers > found:
-        raise ValueError(f"frozen_layers is {layers}, but the encoder has {found} layers")
+        raise ConfigError(
+            f"camembert.frozen_layers is {layers}, but the encoder has {found} layers"
+        )
     frozen = [model.roberta.embeddings, *model.roberta.encoder.layer[:layers]] if layers else []
     for module in frozen:
         module.requires_grad_(False)
@@ -261,7 +272,10 @@ def _save(
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     with replacing(path) as temporary:
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)
+        try:
+            save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)
+        except SafetensorError as e:  # its name for a full disk
+            raise OSError(str(e)) from e
 
 
 def _resume(
@@ -271,10 +285,9 @@ def _resume(
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return Progress()
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as f:
         state = Progress(**json.loads(f.metadata()["progress"]))
+    state.resumed = state.step
     tensors = load_file(path)
     moments: dict[int, dict[str, Tensor]] = {}
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from pathlib import Path
@@ -119,7 +120,7 @@ def read_config(experiment: str | Path, overrides: typing.Sequence[str] = ()) ->
         key, sep, value = item.partition("=")
         if not sep:
             raise ConfigError(f"--set {item}: expected key=value, such as camembert.epochs=2")
-        change: Any = yaml.safe_load(value)
+        change = _value(value, item)
         for part in reversed(key.split(".")):
             change = {part: change}
         data = _merge(data, change, f"--set {item}")
@@ -146,6 +147,16 @@ def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + key] = value
     return out
+
+
+def _value(text: str, item: str) -> Any:
+    # YAML 1.1 reads 3e-4 as a word, for want of a point.
+    if re.fullmatch(r"[+-]?\d+e[+-]?\d+", text.strip(), re.IGNORECASE):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {item}: {text!r} is not valid YAML") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

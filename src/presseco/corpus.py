@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_from_disk
 
 from presseco.article import Article, read_articles
 from presseco.config import Config
 from presseco.errors import ArticleError, ConfigError
 from presseco.files import replacing, write_text
+from presseco.seeds import read_seeds
 from presseco.split import SPLITS, assign, company_key, story_groups
 from presseco.taxonomy import Taxonomy, read_taxonomy
 
@@ -85,38 +85,6 @@ def read_all(config: Config, taxonomy: Taxonomy, files: Iterable[Path]) -> list[
     if twice:
         raise ArticleError(f"article ids used twice: {', '.join(twice[:5])}; ids must be unique")
     return articles
-
-
-def read_seeds(folder: Path, taxonomy: Taxonomy) -> list[Article]:
-    """Return the seed articles: plain text files, and their labels with reasons in labels.yaml."""
-    path = folder / "labels.yaml"
-    if not path.exists():
-        raise ArticleError(f"{path}: missing; expected one entry a seed file (see seeds/README.md)")
-    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    texts = {f.name: f for f in sorted(folder.glob("*.txt"))}
-    if odd := set(texts) ^ set(entries):
-        raise ArticleError(f"{path}: files and entries differ: {', '.join(sorted(odd))}")
-    seeds = []
-    for name, file in texts.items():
-        text = file.read_text(encoding="utf-8").strip()
-        labels: dict[str, str | None] = {
-            t: taxonomy.check(t, str(entries[name].get(t)), f"{path}: {name}")
-            for t in taxonomy.names
-        }
-        title = text.split("\n", 1)[0]
-        seeds.append(
-            Article(
-                id=f"seed-{file.stem}",
-                text=text,
-                labels=labels,
-                title=title,
-                writer="seeds",
-                style="seed",
-                company=str(entries[name].get("company", "")),
-                rights="CC-BY-4.0",
-            )
-        )
-    return seeds
 
 
 def clean(article: Article, config: Config) -> Article:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from tokenizers import Tokenizer
 from transformers import CamembertForSequenceClassification
 
 from presseco.errors import EncoderError
+from presseco.network import knock
 
 #: Files of a checkpoint that are read; everything else in a hub repository stays there.
 _FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -34,7 +32,9 @@ def locate(encoder: str, root: Path) -> Path:
     if local.is_dir():
         missing = [f for f in _FILES if not (local / f).exists()]
         if missing:
-            raise EncoderError(f"{local}: {', '.join(missing)} missing; expected {', '.join(_FILES)}")
+            raise EncoderError(
+                f"{local}: {', '.join(missing)} missing; expected {', '.join(_FILES)}"
+            )
         return local
     if encoder.count("/") > 1 or encoder.startswith((".", "/")):
         raise EncoderError(f"{local}: no such folder, and {encoder!r} is no hub name")
@@ -59,7 +59,12 @@ def _fetch(name: str) -> Path:
     )
     if constants.HF_HUB_OFFLINE:
         raise EncoderError(f"HF_HUB_OFFLINE is set, and {advice}")
-    _knock(constants.ENDPOINT, advice)
+    try:
+        knock(constants.ENDPOINT)  # the client itself would retry for up to 46 s
+    except OSError as e:
+        raise EncoderError(
+            f"the hub at {constants.ENDPOINT} cannot be reached ({e}). {advice}"
+        ) from None
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except Exception as e:  # the hub client raises many kinds; all mean "not fetched"
@@ -68,17 +73,6 @@ def _fetch(name: str) -> Path:
     if missing:
         raise EncoderError(f"{name}: the hub repository has no {', '.join(missing)}")
     return folder
-
-
-def _knock(endpoint: str, advice: str) -> None:
-    # The hub client retries for up to 46 s; one connection attempt tells the same in 5 s at most.
-    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    url = urlparse(proxy or endpoint)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((url.hostname or "", port), timeout=5).close()
-    except OSError as e:
-        raise EncoderError(f"the hub at {endpoint} cannot be reached ({e}). {advice}") from None
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from presseco.errors import StoreError
+
+#: How often a folder is swapped in again when another process does the same at the same moment.
+_ATTEMPTS = 3
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,7 +46,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _swap(new: Path, path: Path, spare: Path) -> None:
-    # A folder cannot be renamed over a full one: step the old one aside first.
-    if path.is_dir() and not path.is_symlink():
-        path.rename(spare / "old")
-    os.replace(new, path)
+    if not new.is_dir():
+        new.replace(path)
+        return
+    for attempt in range(_ATTEMPTS):
+        # A folder cannot be renamed over a full one: step the old one aside first.
+        old = spare / f"old-{attempt}"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.rename(old)
+        try:
+            new.rename(path)
+            return
+        except OSError:
+            if path.exists() and attempt + 1 < _ATTEMPTS:
+                continue  # another process put its folder there in between
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,16 +20,18 @@ from presseco.camembert import fine_tune
 from presseco.config import Config
 from presseco.corpus import Corpus
 from presseco.encoder import load_model, load_tokenizer, locate
+from presseco.errors import ConfigError
 from presseco.evaluate import Floats, Ints
 from presseco.export import export_bundle
 from presseco.probe import fit_probe, start_head
+from presseco.progress import Report
 from presseco.states import Inputs, device_for, encode, predict_logits, use_bf16
 from presseco.taxonomy import MISSING, OUTSIDE
 from presseco.text import prepare
 
-Report = Callable[[str, int, int], None]
 OnMetrics = Callable[[dict[str, float], int], None]
 Golden = list[str]
+_ADVICE = "corpus.validation_writers and corpus.test_writers, or add articles"
 
 
 @dataclass(frozen=True)
@@ -85,24 +85,32 @@ def load_data(corpus: Corpus) -> Data:
         labels = np.array(columns, dtype=np.int64).T.reshape(len(table[name]), -1)
         splits[name] = Examples(list(table[name]["id"]), list(table[name]["text"]), labels)
         if not len(splits[name].ids):
-            raise ValueError(f"the {name} split is empty")
+            raise ConfigError(f"the {name} split is empty: {corpus.sizes}; see {_ADVICE}")
     outside: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for row in corpus.outside():
         outside[row["split"]].append(row["text"])
-    return Data(corpus, splits["train"], splits["validation"], splits["test"], outside)
+    data = Data(corpus, splits["train"], splits["validation"], splits["test"], outside)
+    _check_labels(data)
+    return data
+
+
+def _check_labels(data: Data) -> None:
+    """Refuse a split that a task cannot be learnt from, or judged on, before hours are spent."""
+    needed = (("train", data.train, 2), ("validation", data.validation, 1), ("test", data.test, 1))
+    for t, (task, _) in enumerate(data.task_map):
+        for name, split, least in needed:
+            found = len(np.unique(split.labels[split.labels[:, t] >= 0, t]))
+            if found < least:
+                raise ConfigError(
+                    f"{task}: {found} different labels in the {name} split, at least {least} "
+                    f"needed; see {_ADVICE}"
+                )
 
 
 def fit(config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics) -> Fitted:
     """Fit the model of `config.kind`; `work` holds what a killed run resumes from."""
     kinds = {"baseline": _baseline, "frozen": _frozen, "camembert": _camembert}
     return kinds[config.kind](config, data, work, report, on_metrics)
-
-
-def work_folder(config: Config, data: Data) -> Path:
-    """Return the folder of one experiment's unfinished work: same config and corpus, same folder."""
-    shape = f"{config.model_dump_json()}{data.corpus.digest}"
-    key = hashlib.sha256(shape.encode()).hexdigest()[:10]
-    return config.path("build/runs") / f"{config.name}-{key}"
 
 
 def _splits(data: Data) -> dict[str, list[str]]:
@@ -149,7 +157,7 @@ def _encoder(config: Config, data: Data) -> tuple[Any, Any, Path]:
     model = load_model(folder, data.task_map, config.camembert.dropout)
     room = model.config.max_position_embeddings - 2
     if config.camembert.max_tokens > room:
-        raise ValueError(
+        raise ConfigError(
             f"camembert.max_tokens is {config.camembert.max_tokens}; {folder} takes {room}"
         )
     return model.to(device_for()), tokenizer, folder
@@ -248,7 +256,7 @@ def _camembert(
         on_step=lambda step, total: report("fine-tuning", step, total),
     )
     seconds = time.monotonic() - trained
-    seen = len(train.ids) * len(state.history)
+    seen = (state.step - state.resumed) * settings.batch_size
     logits = {}
     for name, some in _splits(data).items():
         if some:
@@ -314,8 +322,3 @@ def docs_per_second(folder: Path, kind: str, texts: list[str]) -> float:
             f"the speed measurement of {folder} failed: {done.stderr.strip()[-500:]}"
         )
     return float(done.stdout.split()[-1])
-
-
-def forget(work: Path) -> None:
-    """Remove the checkpoints of a finished run."""
-    shutil.rmtree(work, ignore_errors=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +16,19 @@ from types import FrameType
 from typing import Any
 
 import mlflow
+import psutil
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from presseco.errors import StoreError
+from presseco.network import knock
+
+#: Run tag `host:pid:start`: the process that a RUNNING run depends on.
+PROCESS = "process"
+#: Seconds by which two readings of one process' start may differ (the clock is set now and then).
+_DRIFT = 2.0
+#: Seconds that a write waits for another process' write to the same SQLite file.
+_LOCK_WAIT = 20.0
 
 
 def tracking_uri(root: Path) -> str:
@@ -26,28 +39,92 @@ def tracking_uri(root: Path) -> str:
 def connect(root: Path, experiment: str) -> str:
     """Point mlflow at the store and the experiment; return the store's URI.
 
-    Raises `StoreError` when the store cannot be opened or written.
+    Runs that a killed process left RUNNING are marked KILLED. Raises `StoreError` when the store
+    cannot be opened or written.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Its errors are raised as well; logged, each comes with a stack trace before our one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = tracking_uri(root)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     try:
+        _check_store(uri)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
         if MlflowClient().get_experiment_by_name(experiment) is None:
             # A server decides itself where artifacts go; a local store keeps them beside it.
             place = None if "://" in uri and not uri.startswith("sqlite") else _artifacts(root)
-            MlflowClient().create_experiment(experiment, artifact_location=place)
-        mlflow.set_experiment(experiment)
-    except (MlflowException, OSError) as e:
-        raise StoreError(
-            f"tracking store {uri} refuses: {str(e).splitlines()[0]}. Check that it can be written, "
-            "or set MLFLOW_TRACKING_URI to another store."
-        ) from e
+            _create_experiment(experiment, place)
+        found = mlflow.set_experiment(experiment)
+        close_dead_runs(found.experiment_id)
+    except (MlflowException, OSError, sqlite3.Error) as e:
+        raise _refusal(uri, e) from e
     return uri
+
+
+def _check_store(uri: str) -> None:
+    """Fail at once where mlflow's own client retries for minutes: no writable file, no server."""
+    if uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(file, timeout=_LOCK_WAIT)) as store:
+            store.execute("BEGIN IMMEDIATE")
+            store.rollback()
+    elif uri.startswith(("http://", "https://")):
+        knock(uri)
+
+
+def _create_experiment(name: str, place: str | None) -> None:
+    try:
+        MlflowClient().create_experiment(name, artifact_location=place)
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster: as good
+            raise
 
 
 def _artifacts(root: Path) -> str:
     return (root.resolve() / "mlartifacts").as_uri()
+
+
+def _refusal(uri: str, error: Exception) -> StoreError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return StoreError(
+        f"tracking store {uri} refuses: {reason}. Check that it can be written and has room, "
+        "or set MLFLOW_TRACKING_URI to another store."
+    )
+
+
+def close_dead_runs(experiment_id: str) -> list[str]:
+    """Mark the RUNNING runs of this host whose process is gone as KILLED; return their ids."""
+    client = MlflowClient()
+    running = client.search_runs(
+        [experiment_id], f"attributes.status = 'RUNNING' and tags.{PROCESS} LIKE '{_host()}:%'"
+    )
+    dead = [r.info.run_id for r in running if not _alive(r.data.tags[PROCESS])]
+    for run_id in dead:
+        client.set_tag(run_id, "error", "the process ended without closing the run")
+        client.set_terminated(run_id, "KILLED")
+    return dead
+
+
+def _host() -> str:
+    # The colon parts the tag's fields, the quote would end the search filter's string.
+    return socket.gethostname().replace(":", "-").replace("'", "-")
+
+
+def _this_process() -> str:
+    me = psutil.Process()
+    return f"{_host()}:{me.pid}:{me.create_time():.1f}"
+
+
+def _alive(process: str) -> bool:
+    """Return whether the process of a `PROCESS` tag of this host still runs."""
+    _, pid, started = process.rsplit(":", 2)
+    try:
+        found = psutil.Process(int(pid))
+        same = abs(found.create_time() - float(started)) <= _DRIFT
+        return bool(same and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
@@ -55,24 +132,44 @@ def run(name: str, *, nested: bool = False, tags: dict[str, str] | None = None) 
     """Open a run, and close it with the status that tells how its block ended.
 
     A SIGTERM inside the block becomes `KeyboardInterrupt`, so that the run is marked KILLED and
-    does not stay RUNNING for ever.
+    does not stay RUNNING for ever. Raises `StoreError` when the store refuses in the middle.
     """
-    active = mlflow.start_run(run_name=name, nested=nested, tags=tags)
+    active = _start(name, nested, tags or {})
     previous = _on_terminate()
-    status = "FINISHED"
+    status = "FAILED"
     try:
         yield active
+        status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     except BaseException as e:
-        status = "FAILED"
-        mlflow.set_tag("error", f"{type(e).__name__}: {e}"[:500])
+        with contextlib.suppress(Exception):  # the error itself matters more than its tag
+            mlflow.set_tag("error", f"{type(e).__name__}: {e}"[:500])
+        if isinstance(e, MlflowException):
+            raise _refusal(mlflow.get_tracking_uri(), e) from e
         raise
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+        _end(status)
+
+
+def _start(name: str, nested: bool, tags: dict[str, str]) -> Any:
+    try:
+        return mlflow.start_run(
+            run_name=name, nested=nested, tags={PROCESS: _this_process(), **tags}
+        )
+    except MlflowException as e:
+        raise _refusal(mlflow.get_tracking_uri(), e) from e
+
+
+def _end(status: str) -> None:
+    try:
         mlflow.end_run(status)
+    except MlflowException as e:
+        if status == "FINISHED":  # otherwise the error under way says more
+            raise _refusal(mlflow.get_tracking_uri(), e) from e
 
 
 def _on_terminate() -> Any:

@@ -12,22 +12,33 @@ from typing import Any
 import mlflow
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from presseco import tracking
-from presseco.calibration import RISK_TARGET, fit_temperature, fit_threshold, risk_coverage
+from presseco.calibration import (
+    RISK_TARGET,
+    answered,
+    fit_temperature,
+    fit_threshold,
+    outside_auroc,
+    risk_coverage,
+)
 from presseco.card import model_card
 from presseco.config import Config, differences, read_config
 from presseco.corpus import build_corpus
+from presseco.errors import ConfigError
 from presseco.evaluate import Floats, TaskScore, score_all, split_logits
 from presseco.figures import confusion_figure, reliability_figure, risk_figure
-from presseco.fit import Data, Fitted, docs_per_second, fit, forget, load_data, work_folder
+from presseco.fit import Data, Fitted, docs_per_second, fit, load_data
+from presseco.progress import progress
 from presseco.taxonomy import slices
+from presseco.work import publish, working
 
 #: Where each kind's saved model goes, and its name in the registry (frozen: compared, not shipped).
 DIST = {"baseline": "dist/baseline", "frozen": "dist/frozen", "camembert": "dist/camembert"}
 REGISTERED = {"baseline": "presseco-baseline", "camembert": "presseco"}
+#: MLflow's compare view is hard to read with more params than this; config.yaml has them all.
+MAX_PARAMS = 25
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ def train(experiments: Sequence[str], overrides: Sequence[str] = ()) -> list[Res
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     console = Console()
     configs = [read_config(e, overrides) for e in experiments]
-    first = configs[0]
+    first = _one_corpus(configs)
     uri = tracking.connect(first.root, first.tracking.experiment)
     corpus, skipped = build_corpus(first)
     state = "unchanged, build skipped" if skipped else "built"
@@ -69,42 +80,57 @@ def train(experiments: Sequence[str], overrides: Sequence[str] = ()) -> list[Res
     return results
 
 
+def _one_corpus(configs: Sequence[Config]) -> Config:
+    """Return the first configuration; refuse experiments whose scores could not be compared."""
+    first = configs[0]
+    for other in configs[1:]:
+        if (other.corpus, other.root) != (first.corpus, first.root):
+            raise ConfigError(
+                f"{other.name} and {first.name} build different corpora: their scores cannot stand "
+                "in one table. Train them apart, or change the corpus for all with --set corpus.…"
+            )
+    return first
+
+
 def train_one(config: Config, data: Data, console: Console, *, purpose: str = "train") -> Result:
     """Fit, calibrate, evaluate, save and register one experiment under the active parent run."""
     started = time.monotonic()
-    work = work_folder(config, data)
     size = len(data.train.ids)
     name = f"{config.name} · {size} articles · seed {config.seed}"
     tags = {"purpose": purpose, "kind": config.kind, "corpus": data.corpus.digest}
-    with tracking.run(name, nested=True, tags=tags) as active, _Bar(console, config.name) as report:
+    with (
+        working(config, data.corpus.digest) as work,
+        tracking.run(name, nested=True, tags=tags) as active,
+        progress(console, config.name) as report,
+    ):
         mlflow.log_params(_params(config, data))
         mlflow.log_text(config.to_yaml(), "config.yaml")
         fitted = fit(config, data, work, report, lambda m, step: mlflow.log_metrics(m, step=step))
         calibration = calibrate(fitted, data)
         scores = evaluate(fitted, data, calibration)
         calibration["lineage"] = lineage(config, data, active.info.run_id)
-        folder = config.path(DIST[config.kind])
         card = model_card(
             config.name, scores, data.corpus.taxonomy, calibration["lineage"], calibration
         )
         report("export", 0, 1)
-        fitted.save(folder, calibration, card)
-        speed = docs_per_second(folder, config.kind, data.test.texts[:200])
+        model = work / "model"
+        fitted.save(model, calibration, card)
+        speed = docs_per_second(model, config.kind, data.test.texts[:200])
         result = Result(
             name=config.name,
             kind=config.kind,
             run_id=active.info.run_id,
             scores=scores,
             docs_per_second=speed,
-            megabytes=_shipped_megabytes(folder),
+            megabytes=_shipped_megabytes(model),
             minutes=(time.monotonic() - started) / 60,
-            folder=folder,
+            folder=config.path(DIST[config.kind]),
         )
         _log(result, fitted, data, calibration, config)
         if config.tracking.register_models and config.kind in REGISTERED:
             report("register", 0, 1)
-            _register(result, data)
-        forget(work)
+            _register(result, data, model)
+        publish(model, result.folder)
     return result
 
 
@@ -174,34 +200,8 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     )
 
 
-class _Bar:
-    """A progress bar that gives the fitting code one function to report with."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        self._title = title
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[title]}[/] {task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        )
-
-    def __enter__(self) -> Any:
-        self._progress.start()
-        task = self._progress.add_task("start", total=1, title=self._title)
-
-        def report(what: str, done: int, total: int) -> None:
-            self._progress.update(task, description=what, completed=done, total=total)
-
-        return report
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-
 def _params(config: Config, data: Data) -> dict[str, Any]:
-    """Return at most 25 params: what differs from the base first, then what every run has."""
+    """Return what every run has, then what differs from the base, as far as there is room."""
     fixed = {
         "kind": config.kind,
         "seed": config.seed,
@@ -213,7 +213,9 @@ def _params(config: Config, data: Data) -> dict[str, Any]:
     if config.kind != "baseline":
         fixed["encoder"] = config.camembert.encoder
     changed = {k: v for k, v in differences(config).items() if k.split(".")[0] != "tracking"}
-    return dict(list((changed | fixed).items())[:25])
+    # Fitting adds one value a task at its end (the strength chosen for it).
+    room = MAX_PARAMS - len(fixed) - len(data.task_map)
+    return fixed | dict(list(changed.items())[:room])
 
 
 def _log(
@@ -231,6 +233,7 @@ def _log(
         mlflow.log_figure(confusion_figure(s, result.name), f"confusion_{s.task}.png")
     probabilities = split_logits(fitted.logits["test"], data.task_map, calibration["temperatures"])
     names = [name for name, _ in data.task_map]
+    mlflow.log_metrics(_abstention(fitted, data, calibration, probabilities))
     figure = reliability_figure(names, probabilities, data.test.labels, result.name)
     mlflow.log_figure(figure, "reliability.png")
     curves = {
@@ -243,6 +246,29 @@ def _log(
     mlflow.set_tag("mlflow.note.content", markdown_table([result]))
 
 
+def _abstention(
+    fitted: Fitted, data: Data, calibration: dict[str, Any], probabilities: dict[str, Floats]
+) -> dict[str, float]:
+    """Return coverage and risk at the thresholds, and how well out-of-domain texts stand apart."""
+    metrics: dict[str, float] = {}
+    for i, (name, _) in enumerate(data.task_map):
+        threshold, truth = calibration["thresholds"][name], data.test.labels[:, i]
+        coverage, risk = answered(probabilities[name], truth, threshold)
+        metrics |= {f"test.{name}.coverage": coverage, f"test.{name}.risk": risk}
+    if "outside_test" in fitted.logits:
+        outside = split_logits(
+            fitted.logits["outside_test"], data.task_map, calibration["temperatures"]
+        )
+        metrics["test.outside_auroc"] = outside_auroc(probabilities, outside)
+        metrics |= {
+            f"test.outside.{name}.abstained": float(
+                (outside[name].max(axis=1) < calibration["thresholds"][name]).mean()
+            )
+            for name, _ in data.task_map
+        }
+    return metrics
+
+
 def _predictions(data: Data, probabilities: dict[str, Floats]) -> dict[str, Any]:
     columns: dict[str, Any] = {"id": data.test.ids}
     for i, (name, labels) in enumerate(data.task_map):
@@ -253,13 +279,13 @@ def _predictions(data: Data, probabilities: dict[str, Floats]) -> dict[str, Any]
     return columns
 
 
-def _register(result: Result, data: Data) -> None:
+def _register(result: Result, data: Data, model: Path) -> None:
     from presseco.registry import log_and_register
 
     log_and_register(
         result.kind,
         REGISTERED[result.kind],
-        result.folder,
+        model,
         [name for name, _ in data.task_map],
         markdown_table([result]),
     )
