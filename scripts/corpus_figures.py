@@ -1,4 +1,4 @@
-"""Write data/README.md and its pictures from the articles themselves: `python scripts/corpus_figures.py`."""
+"""Write data/README.md and its pictures from the articles: `python scripts/corpus_figures.py`."""
 
 from presseco.datasheet import main
 

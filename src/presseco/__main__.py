@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", required=True, type=Path, help="file to write")
     predict.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
     predict.set_defaults(run=_predict)
+    robustness = verbs.add_parser("robustness", help="behaviour tests of an exported model")
+    robustness.add_argument("--model", default="dist/camembert", help="bundle folder or URI")
+    robustness.add_argument("--experiment", default=_DEFAULT[1], help="experiment file (YAML)")
+    _add_overrides(robustness)
+    robustness.set_defaults(run=_robustness)
     return parser
 
 
@@ -100,6 +105,16 @@ def _train(args: argparse.Namespace) -> None:
     from presseco.train import train
 
     train(args.experiments, args.set)
+
+
+def _robustness(args: argparse.Namespace) -> None:
+    from presseco.config import read_config
+    from presseco.robustness import check_bundle
+
+    cases = check_bundle(args.model, read_config(args.experiment, args.set))
+    for c in cases:
+        print(f"{c.kind:<11} {c.name:<26} {c.rate:6.1%}  n = {c.n}")
+    print(f"{len(cases)} behaviour tests of {args.model}, logged to its run")
 
 
 def _predict(args: argparse.Namespace) -> None:

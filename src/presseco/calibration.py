@@ -48,3 +48,24 @@ def fit_threshold(probabilities: Floats, truth: Ints, risk: float = RISK_TARGET)
     confidence, _, risks = risk_coverage(probabilities, truth)
     fits = np.flatnonzero((risks <= risk) & (np.arange(1, len(risks) + 1) >= _MIN_ANSWERED))
     return float(confidence[fits[-1]]) if len(fits) else 1.01
+
+
+def answered(probabilities: Floats, truth: Ints, threshold: float) -> tuple[float, float]:
+    """Return coverage (share answered) and risk (share of those wrong) at a threshold."""
+    known = truth != MISSING
+    p, t = probabilities[known], truth[known]
+    given = p.max(axis=1) >= threshold
+    if not given.any():
+        return 0.0, 0.0
+    return float(given.mean()), float((p.argmax(axis=1)[given] != t[given]).mean())
+
+
+def outside_auroc(inside: dict[str, Floats], outside: dict[str, Floats]) -> float:
+    """Return the chance that a business article gets more confidence than an out-of-domain text.
+
+    Confidence is the mean over tasks of the top probability; 0.5 is chance, 1.0 perfect.
+    """
+    ours = np.mean([p.max(axis=1) for p in inside.values()], axis=0)
+    theirs = np.mean([p.max(axis=1) for p in outside.values()], axis=0)
+    wins = (ours[:, None] > theirs).mean() + 0.5 * (ours[:, None] == theirs).mean()
+    return float(wins)

@@ -35,7 +35,13 @@ class TaskScore:
     def metrics(self, split: str) -> dict[str, float]:
         """Return the MLflow metrics, named `<split>.<task>.<measure>`."""
         prefix = f"{split}.{self.task}."
-        values = {"macro_f1": self.macro_f1, "accuracy": self.accuracy, "ece": self.ece}
+        values = {
+            "macro_f1": self.macro_f1,
+            "macro_f1_low": self.interval[0],
+            "macro_f1_high": self.interval[1],
+            "accuracy": self.accuracy,
+            "ece": self.ece,
+        }
         return {prefix + k: v for k, v in values.items()}
 
 

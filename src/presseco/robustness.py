@@ -1,0 +1,220 @@
+"""Behaviour tests of a saved model: what must not change its answers, what must, what it must know.
+
+Three kinds, after Ribeiro et al. 2020, "Beyond Accuracy" (CheckList): invariance, direction and
+minimum functionality.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from mlflow.tracking import MlflowClient
+
+from presseco import tracking
+from presseco.classifier import Classifier
+from presseco.config import Config
+from presseco.corpus import build_corpus
+from presseco.errors import ConfigError
+from presseco.taxonomy import Taxonomy
+
+#: Returns for each text the label of each task.
+Predict = Callable[[list[str]], list[dict[str, str]]]
+
+_MONTHS = ["janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août"]
+_MONTHS += ["septembre", "octobre", "novembre", "décembre"]
+_BOILERPLATE = (
+    "\nTous droits de reproduction et de représentation réservés. Abonnez-vous à notre lettre "
+    "d'information pour recevoir chaque matin l'essentiel de l'actualité. Cet article vous a plu ? "
+    "Partagez-le avec vos proches, ou réagissez dans l'espace réservé à nos lecteurs."
+)
+#: Invented names that stand for any company; none says what its owner does.
+_NAMES = (
+    "Valdorane",
+    "Miréol",
+    "Tessandier",
+    "Korvane",
+    "Ostrelle",
+    "Brévalon",
+    "Lumidia",
+    "Sarnex",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One behaviour test's result: share of passes, and the number of texts it was measured on."""
+
+    kind: str
+    name: str
+    rate: float
+    n: int
+
+
+def _apostrophes(text: str) -> str:
+    return text.replace("’", "'") if "’" in text else text.replace("'", "’")
+
+
+def _spaces(text: str) -> str:
+    return re.sub(r"(?<=\d) (?=\d{3}\b)|(?<=\d) (?=[%€$])|(?<=«) | (?=[»:;!?])", "\u00a0", text)
+
+
+def _capitals(text: str) -> str:
+    def bare(match: re.Match[str]) -> str:
+        return unicodedata.normalize("NFKD", match.group())[0]
+
+    return re.sub(r"[ÀÂÉÈÊËÎÏÔÙÛÜÇ]", bare, text)
+
+
+def _shouted(text: str) -> str:
+    head, _, rest = text.partition("\n")
+    flat = unicodedata.normalize("NFKD", head.upper())
+    return "".join(c for c in flat if not unicodedata.combining(c)) + "\n" + rest
+
+
+def _amounts(text: str) -> str:
+    text = re.sub(r"millions? d['’]euros", "M€", text)
+    return re.sub(r"milliards? d['’]euros", "Md€", text)
+
+
+def _dates(text: str) -> str:
+    later = dict(zip(_MONTHS, _MONTHS[5:] + _MONTHS[:5], strict=True))
+    return re.sub(rf"\b({'|'.join(_MONTHS)})\b", lambda m: later[m.group()], text)
+
+
+def _numbers(text: str) -> str:
+    # The last digit of numbers of two digits and more moves by one: nothing of the story changes.
+    return re.sub(r"(?<=[0-9])[0-9](?![0-9])", lambda m: str((int(m.group()) + 1) % 10), text)
+
+
+def _companies(text: str, company: str) -> str:
+    name = _NAMES[sum(map(ord, company)) % len(_NAMES)]
+    return text.replace(company, name) if company else text
+
+
+INVARIANCES: dict[str, Callable[[str], str]] = {
+    "apostrophes": _apostrophes,
+    "no-break spaces": _spaces,
+    "capitals without accents": _capitals,
+    "headline in capitals": _shouted,
+    "M€ for millions": _amounts,
+    "other months": _dates,
+    "other last digits": _numbers,
+    "lower case": str.lower,
+    "boilerplate at the end": lambda text: text + _BOILERPLATE,
+}
+
+
+def invariance(
+    predict: Predict, texts: Sequence[str], companies: Sequence[str]
+) -> tuple[list[Case], dict[str, float]]:
+    """Return, a change, the share of (text, task) answers that stay; and by task for company swap.
+
+    Only texts that the change really alters count.
+    """
+    before = predict(list(texts))
+    cases, swap = [], {}
+    changed_texts = {name: [f(t) for t in texts] for name, f in INVARIANCES.items()}
+    changed_texts["company swapped"] = [
+        _companies(t, c) for t, c in zip(texts, companies, strict=True)
+    ]
+    for name, changed in changed_texts.items():
+        picks = [i for i, t in enumerate(changed) if t != texts[i]]
+        if not picks:
+            continue
+        after = predict([changed[i] for i in picks])
+        same = [[before[i][t] == a[t] for t in a] for i, a in zip(picks, after, strict=True)]
+        cases.append(Case("invariance", name, float(np.mean(same)), len(picks)))
+        if name == "company swapped":
+            swap = dict(zip(after[0], np.mean(same, axis=0).tolist(), strict=True))
+    return cases, swap
+
+
+def directions(predict: Predict, pairs: Sequence[dict[str, Any]]) -> list[Case]:
+    """Return, a kind of pair, the share in which both texts get the labels that the pair says."""
+    answers = predict([p["text"] for p in pairs] + [p["other"] for p in pairs])
+    rates: dict[str, list[bool]] = {}
+    for i, p in enumerate(pairs):
+        first, second = answers[i], answers[i + len(pairs)]
+        good = first[p["task"]] == p["label"] and second[p["task"]] == p["other_label"]
+        rates.setdefault(p["kind"], []).append(good)
+    return [Case("direction", k, float(np.mean(v)), len(v)) for k, v in rates.items()]
+
+
+def minimum_functionality(predict: Predict, taxonomy: Taxonomy) -> list[Case]:
+    """Return, a task, the share of the taxonomy's own examples that get their label."""
+    cases = []
+    for task in taxonomy.tasks:
+        examples = [(e, label.id) for label in task.labels for e in label.examples]
+        if examples:
+            answers = predict([e for e, _ in examples])
+            good = [a[task.name] == y for a, (_, y) in zip(answers, examples, strict=True)]
+            cases.append(
+                Case("minimum", f"examples of {task.name}", float(np.mean(good)), len(good))
+            )
+    return cases
+
+
+def read_pairs(path: Path, taxonomy: Taxonomy) -> list[dict[str, Any]]:
+    """Read direction pairs (YAML); every label is checked against the taxonomy."""
+    pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    needed = {"kind", "task", "text", "label", "other", "other_label"}
+    for number, p in enumerate(pairs, 1):
+        if set(p) != needed:
+            raise ConfigError(
+                f"{path}: pair {number} has keys {sorted(p)}; expected {sorted(needed)}"
+            )
+        for key in ("label", "other_label"):
+            taxonomy.check(p["task"], p[key], f"{path}: pair {number}")
+    return list(pairs)
+
+
+def check_model(
+    predict: Predict,
+    taxonomy: Taxonomy,
+    pairs: Sequence[dict[str, Any]],
+    texts: Sequence[str],
+    companies: Sequence[str],
+) -> tuple[list[Case], dict[str, float]]:
+    """Run all three kinds; return the cases and their means as MLflow metrics `robustness.*`."""
+    cases, swap = invariance(predict, texts, companies)
+    cases += directions(predict, pairs) + minimum_functionality(predict, taxonomy)
+    metrics = {}
+    for kind in ("invariance", "direction", "minimum"):
+        rates = [c.rate for c in cases if c.kind == kind]
+        if rates:
+            metrics[f"robustness.{kind}"] = float(np.mean(rates))
+    return cases, metrics | {f"robustness.company_swap.{t}": v for t, v in swap.items()}
+
+
+def check_bundle(model: str, config: Config, sample: int = 150) -> list[Case]:
+    """Check a bundle on test articles of the corpus and log the rates to the run that made it."""
+    classifier = Classifier.load(model)
+    corpus, _ = build_corpus(config)
+    test = corpus.load()["test"]
+    picks = np.random.default_rng(0).permutation(len(test))[:sample]
+
+    def predict(texts: list[str]) -> list[dict[str, str]]:
+        found = classifier.predict(texts)
+        return [{t: a.label for t, a in p.answers.items()} for p in found]
+
+    cases, metrics = check_model(
+        predict,
+        corpus.taxonomy,
+        read_pairs(config.path("configs/robustness.yaml"), corpus.taxonomy),
+        [test[int(i)]["text"] for i in picks],
+        [test[int(i)]["company"] for i in picks],
+    )
+    tracking.connect(config.root, config.tracking.experiment)
+    client = MlflowClient()
+    run_id = classifier.bundle.lineage["run_id"]
+    for key, value in metrics.items():
+        client.log_metric(run_id, key, value)
+    client.log_dict(run_id, {"cases": [vars(c) for c in cases]}, "robustness.json")
+    return cases
