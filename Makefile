@@ -9,10 +9,12 @@ OVERRIDES := $(foreach s,$(SET),--set $(s))
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 export MLFLOW_DISABLE_TELEMETRY := true
-# The embedded job never needs the hub; a hub model (camembert-base) is asked for with HUB=1.
-export HF_HUB_OFFLINE := $(if $(HUB),0,1)
+# The embedded job never needs the hub; a hub model (camembert-base) is asked for with HUB=1,
+# a source that reads from the network (a feed, a hub dataset) with ONLINE=1.
+export HF_HUB_OFFLINE := $(if $(HUB)$(ONLINE),0,1)
 
-.PHONY: help train data test test-services lint ui clean
+
+.PHONY: help train data tune curve robustness test test-services lint ui clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -23,6 +25,11 @@ help: ## this list
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train]'
 	@touch $@
 
+.venv/.collect: .venv/.train
+	@echo "installing presseco[train,collect] into .venv"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,collect]'
+	@touch $@
+
 .venv/.dev: .venv/.train
 	@echo "installing presseco[train,dev] into .venv"
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,dev]'
@@ -31,8 +38,17 @@ help: ## this list
 train: .venv/.train ## corpus, baselines and CamemBERT, compared in MLflow, exported to dist/
 	@$(BIN)/presseco train $(EXPERIMENTS) $(OVERRIDES)
 
-data: .venv/.train ## build the labelled corpus only
-	@$(BIN)/presseco data $(OVERRIDES)
+data: $(if $(SOURCE),.venv/.collect,.venv/.train) ## the labelled corpus; SOURCE=configs/source/folder.yaml: of your own press
+	@$(BIN)/presseco data $(if $(SOURCE),--source $(SOURCE)) $(if $(ONLINE),--online) $(OVERRIDES)
+
+tune: .venv/.train ## search for better settings: TRIALS=10
+	@$(BIN)/presseco tune --trials $(or $(TRIALS),10) $(OVERRIDES)
+
+curve: .venv/.train ## learning curves of all models (hours on a CPU: SIZES, SEEDS)
+	@$(BIN)/presseco curve $(EXPERIMENTS) $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(OVERRIDES)
+
+robustness: .venv/.train ## behaviour tests of dist/camembert
+	@$(BIN)/presseco robustness $(OVERRIDES)
 
 test: .venv/.dev ## lint, types, unit, data, model and export tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -74,6 +74,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", required=True, type=Path, help="file to write")
     predict.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
     predict.set_defaults(run=_predict)
+    tune = verbs.add_parser("tune", help="search for better settings (Optuna)")
+    tune.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    tune.add_argument("--trials", type=int, default=10, help="trials to add to the study")
+    _add_overrides(tune)
+    tune.set_defaults(run=_tune)
+
+    curve = verbs.add_parser("curve", help="learning curves of several models")
+    curve.add_argument("experiments", nargs="*", default=list(_DEFAULT), help="experiment files")
+    curve.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000, 0], help="0: all")
+    curve.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    _add_overrides(curve)
+    curve.set_defaults(run=_curve)
+
     robustness = verbs.add_parser("robustness", help="behaviour tests of an exported model")
     robustness.add_argument("--model", default="dist/camembert", help="bundle folder or URI")
     robustness.add_argument("--experiment", default=_DEFAULT[1], help="experiment file (YAML)")
@@ -105,6 +118,18 @@ def _train(args: argparse.Namespace) -> None:
     from presseco.train import train
 
     train(args.experiments, args.set)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from presseco.tune import tune
+
+    print(f"best settings in {tune(args.experiment, args.set, args.trials)}")
+
+
+def _curve(args: argparse.Namespace) -> None:
+    from presseco.curve import learning_curve
+
+    print(f"points in {learning_curve(args.experiments, args.set, args.sizes, args.seeds)}")
 
 
 def _robustness(args: argparse.Namespace) -> None:
