@@ -20,7 +20,7 @@ _READ = 400
 #: Terms that a quarantine line names.
 _SHOWN = 6
 
-_WORD = re.compile(r"[a-z0-9€]+(?:-[a-z]+)*")
+_WORD = re.compile(r"[\w€-]+")
 _FOLD = str.maketrans(
     "àâäáãéèêëíîïìóôöõòúùûüçñÿ’\u00a0\u202f", "aaaaaeeeeiiiiooooouuuucny'  ", "\u00ad\u200b"
 )
@@ -28,10 +28,16 @@ _FOLD = str.maketrans(
 
 @dataclass(frozen=True)
 class Verdict:
-    """The score of a text and the terms that made it, the heaviest first."""
+    """The score of a text and the terms that made it, with their weights."""
 
     score: float
-    terms: tuple[str, ...]
+    found: dict[str, int]
+
+    @property
+    def terms(self) -> list[str]:
+        """Return the terms that weigh most, the heaviest first."""
+        heavy = sorted(self.found, key=lambda t: (-abs(self.found[t]), t))
+        return [t.strip() for t in heavy[:_SHOWN]]
 
 
 @dataclass(frozen=True)
@@ -45,34 +51,33 @@ class Lexicon:
     starts: dict[str, int]
     phrases: dict[str, int]
     openings: dict[str, list[str]]
-    _seen: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _seen: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def judge(self, text: str) -> Verdict:
         """Return the text's score: weights of its distinct terms, by the root of its length."""
-        folded = _fold(text[: 12 * _READ])
-        words = _WORD.findall(folded)[:_READ]
+        seen = self._seen  # asked 300 times an article: a call for each would cost most of all
+        found_words = _WORD.findall(text[: 12 * _READ].lower())[:_READ]
+        words = [seen.get(w) or self._known(w) for w in found_words]
         distinct = set(words)
-        found = {t: self._weight(t) for t in map(self._term, distinct) if t}
-        for word in distinct & self.openings.keys():
-            found |= {p: self.phrases[p] for p in self.openings[word] if p in folded}
-        early = {self._term(w) for w in words[:_LEAD]}
+        found = {t: self._weight(t) for _, t in distinct if t}
+        candidates = [p for w, _ in distinct if w in self.openings for p in self.openings[w]]
+        if candidates:
+            line = f" {' '.join(w for w, _ in words)} "
+            found |= {p: self.phrases[p] for p in candidates if p in line}
+        early = {t for _, t in words[:_LEAD]}
         total = sum(w * (2 if t in early else 1) for t, w in found.items())
         # The root: twice the text brings more terms, but not twice as many distinct ones.
-        score = total / (10 * math.sqrt(max(len(words), 20) / 100))
-        heavy = sorted(found, key=lambda t: (-abs(found[t]), t))
-        return Verdict(round(score, 2), tuple(heavy[:_SHOWN]))
+        return Verdict(round(total / (10 * math.sqrt(max(len(words), 20) / 100)), 2), found)
 
     def _weight(self, term: str) -> int:
         return self.starts[term] if term in self.starts else self.words[term]
 
-    def _term(self, word: str) -> str:
-        """Return the term that a word is an instance of, or an empty string; remembered."""
-        known = self._seen.get(word)
-        if known is None:
-            if len(self._seen) > 200_000:  # a stream has no last new word; memory has an end
-                self._seen.clear()
-            known = self._seen[word] = self._look_up(word)
-        return known
+    def _known(self, word: str) -> tuple[str, str]:
+        """Return a word folded, and the term that it is an instance of or ""; remembered."""
+        if len(self._seen) > 200_000:  # a stream has no last new word; memory has an end
+            self._seen.clear()
+        folded = _fold(word)
+        return self._seen.setdefault(word, (folded, self._look_up(folded)))
 
     def _look_up(self, word: str) -> str:
         if word in self.words:
@@ -96,13 +101,18 @@ def read_lexicon(path: str | Path) -> Lexicon:
     odd = [t for t, _ in terms if t != _fold(t)]
     if odd:
         raise ConfigError(f"{path}: terms must be lower case without accents: {', '.join(odd[:5])}")
-    starts = {t[:-1]: w for t, w in terms if t.endswith("*")}
-    phrases = {t: w for t, w in terms if " " in t or "'" in t}
-    words = {t: w for t, w in terms if t not in phrases and not t.endswith("*")}
+    words = {t: w for t, w in terms if _WORD.fullmatch(t)}
+    starts = {t[:-1]: w for t, w in terms if t.endswith("*") and _WORD.fullmatch(t[:-1])}
+    # Spaces around a phrase make it match whole words only; a star leaves its end open.
+    phrases = {
+        f" {' '.join(_WORD.findall(t))}{'' if t.endswith('*') else ' '}": w
+        for t, w in terms
+        if t not in words and t[:-1] not in starts
+    }
     # A phrase is looked for only where its first word stands: 80 searches a text would cost most.
     openings: dict[str, list[str]] = {}
     for p in phrases:
-        openings.setdefault(_WORD.findall(p)[0], []).append(p)
+        openings.setdefault(p.split()[0], []).append(p)
     return Lexicon(threshold, words, starts, phrases, openings)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from presseco.document import Document, Unfit
 
-#: Characters looked at: all 1,420 articles at hand are told French with more than 0.999 on 800, and
-#: the rest would double the time.
-_READ = 800
+#: Characters looked at first: on 300, all 2,080 articles at hand are told French, all but two with
+#: more than 0.99. Only a doubtful text is read further; reading all of each would cost four times.
+_FIRST, _MORE = 300, 4000
+_SURE = 0.99
 #: Candidates: what a French press folder may hold. All 97 languages cost twice the time.
 _CANDIDATES = (
     *("fr", "en", "de", "es", "it", "nl", "pt", "ca", "eu", "br", "oc", "wa", "lb", "ro", "pl"),
@@ -31,7 +32,11 @@ def identify(text: str) -> tuple[str, float]:
     """Return the likeliest language as ISO 639-1 and its probability among the candidates."""
     # The headline may be in capitals or a foreign name: begin after it where there is enough text.
     _, _, body = text.partition("\n")
-    code, share = _identifier().classify((body if len(body) >= _READ else text)[:_READ])
+    if len(body) < _FIRST:
+        body = text
+    code, share = _identifier().classify(body[:_FIRST])
+    if share < _SURE and len(body) > _FIRST:
+        code, share = _identifier().classify(body[:_MORE])
     return str(code), float(share)
 
 

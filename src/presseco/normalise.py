@@ -12,7 +12,6 @@ from presseco.source import Keep
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b-\u200f\u2060\u00ad]")
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{2,5}|#x[0-9a-f]{2,4});", re.I)
-_ENDS = re.compile(r"[ \t]*\n\s*")
 _SPACES = re.compile(r"[ \t]{2,}|\t")
 
 
@@ -41,4 +40,7 @@ def tidy(text: str) -> str:
         text = html.unescape(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n")
     text = unicodedata.normalize("NFC", _CONTROL.sub("", text))
-    return _SPACES.sub(" ", _ENDS.sub("\n", text)).strip()
+    if "\t" in text or "  " in text:
+        text = _SPACES.sub(" ", text)
+    lines = (line.strip() for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)

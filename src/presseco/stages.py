@@ -64,10 +64,9 @@ class Chain:
     def _finish(self, key: tuple[str, int, str], doc: Document) -> Result:
         digest, signature = fingerprint(doc.text)
         article = self._article(doc, digest)
-        row = json.loads(article.to_json()) | {
-            k: doc.fields[k] for k in ("url",) if k in doc.fields
-        }
-        line = json.dumps(row, ensure_ascii=False)
+        line = article.to_json()
+        if url := doc.fields.get("url"):  # for the ledger; articles do not have one
+            line = f'{line[:-1]}, "url": {json.dumps(url, ensure_ascii=False)}}}'
         return Result(
             *key,
             STAGES[-1],
