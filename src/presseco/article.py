@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class Article:
 
     def to_json(self) -> str:
         """Return the article as one JSON line, labels at the top level, empty fields left out."""
-        data = asdict(self)
+        # Not asdict: it copies every annotation, and half of the time of writing was spent there.
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
         labels = data.pop("labels")
         row: dict[str, Any] = {"id": self.id, "title": self.title, "text": self.text, **labels}
         row |= {k: v for k, v in data.items() if k not in row and v not in ("", (), [], False)}
@@ -53,16 +54,22 @@ def read_articles(path: str | Path, taxonomy: Taxonomy) -> Iterator[Article]:
     both name file and line.
     """
     try:
-        with Path(path).open(encoding="utf-8") as lines:
+        with Path(path).open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield parse_article(line, taxonomy, f"{path}:{number}")
-    except UnicodeDecodeError as e:
-        raise ArticleError(
-            f"{path}: not UTF-8 (byte {e.start}). Convert the file to UTF-8."
-        ) from None
+                    where = f"{path}:{number}"
+                    yield parse_article(_decode(line, where), taxonomy, where)
     except OSError as e:
         raise ArticleError(f"{path}: cannot be read: {e.strerror}") from None
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ArticleError(
+            f"{where}: not UTF-8 (byte {e.start} of the line). Convert the file to UTF-8."
+        ) from None
 
 
 def parse_article(line: str, taxonomy: Taxonomy, where: str) -> Article:

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    disable_progress_bars,
+    load_from_disk,
+)
 
 from presseco.article import Article, read_articles
 from presseco.config import Config
@@ -24,7 +32,7 @@ from presseco.taxonomy import Taxonomy, read_taxonomy
 
 #: Part of the digest: raise it when the same inputs are to give another corpus.
 _RECIPE = 1
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b\u00ad]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b\u00ad\ud800-\udfff]")
 _TEXT_COLUMNS = ("id", "title", "text", "writer", "style", "company", "story", "rights")
 
 
@@ -54,10 +62,11 @@ def build_corpus(config: Config) -> tuple[Corpus, bool]:
     files = article_files(config)
     stamp = _stamp(config, files)
     manifest_path = folder / "manifest.json"
-    if manifest_path.exists():
+    if manifest_path.exists() and (folder / "dataset").exists():
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         if manifest["stamp"] == stamp:
             return Corpus(folder, manifest["digest"], taxonomy, manifest["sizes"]), True
+    disable_progress_bars()  # nine bars for a second's work
     articles = [clean(a, config) for a in read_all(config, taxonomy, files)]
     corpus = write_corpus(articles, taxonomy, config, stamp)
     return corpus, False
@@ -125,6 +134,11 @@ def write_corpus(
             outside.append({"id": a.id, "text": a.text, "split": split})
         else:
             rows[split].append(_row(a, story, taxonomy))
+    if empty := [s for s in SPLITS if not rows[s]]:
+        raise ConfigError(
+            f"corpus: no article in {' and '.join(empty)}, of {len(articles)} in all. Add articles, "
+            "or see corpus.validation_writers and corpus.test_writers."
+        )
     digest = _digest(rows, outside, taxonomy)
     sizes = {s: len(r) for s, r in rows.items()} | {"out_of_domain": len(outside)}
     folder = config.path(config.corpus.output)
