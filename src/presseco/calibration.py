@@ -46,7 +46,10 @@ def fit_threshold(probabilities: Floats, truth: Ints, risk: float = RISK_TARGET)
     1.01 (always abstain) when no threshold reaches the target on at least 20 answers.
     """
     confidence, _, risks = risk_coverage(probabilities, truth)
-    fits = np.flatnonzero((risks <= risk) & (np.arange(1, len(risks) + 1) >= _MIN_ANSWERED))
+    # Texts of equal confidence are answered together or not at all.
+    whole = np.append(confidence[:-1] > confidence[1:], True)
+    enough = np.arange(1, len(risks) + 1) >= _MIN_ANSWERED
+    fits = np.flatnonzero(whole & enough & (risks <= risk))
     return float(confidence[fits[-1]]) if len(fits) else 1.01
 
 
