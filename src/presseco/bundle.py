@@ -13,6 +13,8 @@ from presseco.errors import BundleError
 #: Version of the bundle format that this code writes and reads (docs/bundle.md).
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
+#: The text preparation (presseco.text.prepare) that this code performs, as bundles name it.
+PREPARATION = "presseco.text.prepare 1"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ def read_bundle(folder: str | Path) -> Bundle:
         files = {str(k): str(v["sha256"]) for k, v in manifest["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise BundleError(f"{folder / MANIFEST}: missing or malformed entry: {e!r}.") from e
+    wanted = {"preparation": PREPARATION, "overflow": "head"}
+    if bad := {k: v for k, v in wanted.items() if manifest["text"].get(k) != v}:
+        raise BundleError(
+            f"{folder}: the model wants text { ({k: manifest['text'].get(k) for k in bad}) }, this "
+            f"presseco does {bad}. Install the presseco version that exported it."
+        )
     for needed in (*bundle.models.values(), "tokenizer.json", "golden.jsonl"):
         if needed not in files:
             raise BundleError(f"{folder / MANIFEST}: {needed} has no checksum; refused.")

@@ -18,10 +18,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from presseco.bundle import MANIFEST, SCHEMA_VERSION
+from presseco.bundle import MANIFEST, PREPARATION, SCHEMA_VERSION
 from presseco.classifier import Classifier
 from presseco.errors import BundleError
 from presseco.files import replacing
+from presseco.quantize import write_int8
 from presseco.taxonomy import Taxonomy
 from presseco.text import prepare
 
@@ -67,7 +68,9 @@ def export_bundle(
     with replacing(folder) as new:
         new.mkdir()
         _write_onnx(model, new / "model.onnx")
-        _write_int8(new / "model.onnx", new / "model.int8.onnx")
+        tokenizer.enable_truncation(max_length=max_tokens)
+        calibration = [tokenizer.encode(prepare(t)).ids for t in golden]
+        write_int8(model, calibration, new / "model.int8.onnx")
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.save(str(new / "tokenizer.json"))
@@ -85,7 +88,7 @@ def export_bundle(
             "text": {
                 "max_tokens": max_tokens,
                 "overflow": "head",
-                "preparation": "presseco.text.prepare 1",
+                "preparation": PREPARATION,
             },
             "models": {"fp32": "model.onnx", "int8": "model.int8.onnx"},
             "lineage": {**lineage, "torch_onnx_difference": worst},
@@ -120,13 +123,6 @@ def _write_onnx(model: Any, path: Path) -> None:
             verbose=False,
         )
     model.eval()
-
-
-def _write_int8(source: Path, path: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().setLevel(logging.ERROR)
-    quantize_dynamic(source, path, weight_type=QuantType.QInt8)
 
 
 def _write_native(model: Any, tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:
@@ -170,7 +166,9 @@ def _write_golden(
         ours = model(input_ids=torch.tensor([ids])).logits[0].numpy()
         worst = max(worst, float(np.abs(ours - logits["fp32"]).max()))
         rounded = {p: [round(float(x), 5) for x in v] for p, v in logits.items()}
-        lines.append(json.dumps({"text": text, "input_ids": ids, "logits": rounded}, ensure_ascii=False))
+        lines.append(
+            json.dumps({"text": text, "input_ids": ids, "logits": rounded}, ensure_ascii=False)
+        )
     (folder / "golden.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return worst
 
