@@ -79,7 +79,7 @@ def test_a_text_outside_the_domain_is_taken_at_its_word():
         (Piece("a.jsonl", 1, 1, "json", b"[" * 100_000), "broken_json"),
         (Piece("a.txt", 1, 1, "text", b"\x89PNG\r\n\x1a\n\0\0\0"), "binary"),
         (Piece("a.txt", 1, 1, "text", bytes(range(1, 32)) * 9), "binary"),
-        (html("<nav><a href='/'>Accueil</a><a href='/b'>Bourse</a></nav>"), "no_article"),
+        (html("<ul>" + "<li><a href='/'>Bourse et marchés</a></li>" * 60 + "</ul>"), "no_article"),
         (Piece("a.txt", 1, 1, problem=("empty_file", "0 bytes")), "empty_file"),
     ],
 )
