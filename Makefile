@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := $(if $(HUB)$(ONLINE),0,1)
 
 
-.PHONY: help train data tune curve robustness test test-services lint ui clean
+.PHONY: help train data tune curve compare promote reproduce robustness test test-services lint ui clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,15 @@ tune: .venv/.train ## search for better settings: TRIALS=10
 
 curve: .venv/.train ## learning curves of all models (hours on a CPU: SIZES, SEEDS)
 	@$(BIN)/presseco curve $(EXPERIMENTS) $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(OVERRIDES)
+
+compare: .venv/.train ## two runs, A=... B=... (default: baseline and CamemBERT of the last training)
+	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b '$(B)')
+
+promote: .venv/.train ## make the newest version champion if it passes the gate
+	@$(BIN)/presseco promote $(if $(VERSION),--version $(VERSION)) $(OVERRIDES)
+
+reproduce: .venv/.train ## train a run again, RUN=<id>, and compare its metrics
+	@$(BIN)/presseco reproduce --run $(RUN)
 
 robustness: .venv/.train ## behaviour tests of dist/camembert
 	@$(BIN)/presseco robustness $(OVERRIDES)

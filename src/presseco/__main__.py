@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors a user can act on are one line on stderr and exit code 1."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        code: int | None = args.run(args)
     except PressecoError as e:
         print(f"presseco {args.verb}: {e}", file=sys.stderr)
         return 1
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"presseco {args.verb}: stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +86,23 @@ def _parser() -> argparse.ArgumentParser:
     curve.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     _add_overrides(curve)
     curve.set_defaults(run=_curve)
+
+    compare = verbs.add_parser("compare", help="two runs: differences, significance, report")
+    compare.add_argument("--a", help="run id, run name or models:/name@alias (default: baseline)")
+    compare.add_argument("--b", help="the run to judge (default: the last CamemBERT)")
+    compare.set_defaults(run=_compare)
+
+    promote = verbs.add_parser("promote", help="make a version champion if it passes the gate")
+    promote.add_argument("--model", default="presseco", help="registered model")
+    promote.add_argument("--version", help="default: the newest")
+    promote.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    _add_overrides(promote)
+    promote.set_defaults(run=_promote)
+
+    reproduce = verbs.add_parser("reproduce", help="train a run again and compare its metrics")
+    reproduce.add_argument("--run", required=True, dest="run_id", help="run id")
+    reproduce.add_argument("--tracking-experiment", default="presseco")
+    reproduce.set_defaults(run=_reproduce)
 
     robustness = verbs.add_parser("robustness", help="behaviour tests of an exported model")
     robustness.add_argument("--model", default="dist/camembert", help="bundle folder or URI")
@@ -130,6 +147,28 @@ def _curve(args: argparse.Namespace) -> None:
     from presseco.curve import learning_curve
 
     print(f"points in {learning_curve(args.experiments, args.set, args.sizes, args.seeds)}")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from presseco.compare import run_compare
+
+    return run_compare(Path.cwd(), args.a, args.b)
+
+
+def _promote(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from presseco.config import read_config
+    from presseco.promote import promote
+
+    config = read_config(args.experiment, args.set)
+    return 0 if promote(config, args.model, args.version, Console()) else 2
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from presseco.reproduce import run_reproduce
+
+    return run_reproduce(Path.cwd(), args.run_id, args.tracking_experiment)
 
 
 def _robustness(args: argparse.Namespace) -> None:

@@ -85,6 +85,15 @@ class CamembertConfig(_Strict):
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 
 
+class PromoteConfig(_Strict):
+    """Limits of the registry's gate, beside "worse on no task, better on one"."""
+
+    max_ece: Share
+    max_megabytes: Positive
+    min_docs_per_second: Annotated[float, Field(ge=0)]
+    min_invariance: Share
+
+
 class Config(_Strict):
     """One experiment, complete. `root` is the project folder that relative paths start from."""
 
@@ -96,6 +105,7 @@ class Config(_Strict):
     baseline: BaselineConfig
     frozen: FrozenConfig
     camembert: CamembertConfig
+    promote: PromoteConfig
     root: Path = Field(default=Path(), exclude=True, strict=False)
 
     def path(self, relative: str) -> Path:

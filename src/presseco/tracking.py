@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 import os
 import signal
@@ -29,6 +30,10 @@ PROCESS = "process"
 _DRIFT = 2.0
 #: Seconds that a write waits for another process' write to the same SQLite file.
 _LOCK_WAIT = 20.0
+
+
+#: Packages whose version can change a score; their versions are logged with every run.
+PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "datasets")
 
 
 def tracking_uri(root: Path) -> str:
@@ -189,3 +194,8 @@ def git_commit(root: Path) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "none"
+
+
+def environment() -> dict[str, str]:
+    """Return the versions of the packages that can change a score."""
+    return {p: importlib.metadata.version(p) for p in PACKAGES}

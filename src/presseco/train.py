@@ -92,8 +92,13 @@ def _one_corpus(configs: Sequence[Config]) -> Config:
     return first
 
 
-def train_one(config: Config, data: Data, console: Console, *, purpose: str = "train") -> Result:
-    """Fit, calibrate, evaluate, save and register one experiment under the active parent run."""
+def train_one(
+    config: Config, data: Data, console: Console, *, purpose: str = "train", register: bool = True
+) -> Result:
+    """Fit, calibrate, evaluate, save and register one experiment under the active parent run.
+
+    With `register=False` nothing outside the run changes: no registry, no `dist/`.
+    """
     started = time.monotonic()
     size = len(data.train.ids)
     name = f"{config.name} · {size} articles · seed {config.seed}"
@@ -105,6 +110,7 @@ def train_one(config: Config, data: Data, console: Console, *, purpose: str = "t
     ):
         mlflow.log_params(_params(config, data))
         mlflow.log_text(config.to_yaml(), "config.yaml")
+        mlflow.log_dict(tracking.environment(), "environment.yaml")
         fitted = fit(config, data, work, report, lambda m, step: mlflow.log_metrics(m, step=step))
         calibration = calibrate(fitted, data)
         scores = evaluate(fitted, data, calibration)
@@ -127,10 +133,11 @@ def train_one(config: Config, data: Data, console: Console, *, purpose: str = "t
             folder=config.path(DIST[config.kind]),
         )
         _log(result, fitted, data, calibration, config)
-        if config.tracking.register_models and config.kind in REGISTERED:
+        if register and config.tracking.register_models and config.kind in REGISTERED:
             report("register", 0, 1)
             _register(result, data, model)
-        publish(model, result.folder)
+        if register:
+            publish(model, result.folder)
     return result
 
 
