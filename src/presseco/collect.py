@@ -17,7 +17,7 @@ from presseco.business import read_lexicon
 from presseco.collection import Collection, Progress, Result
 from presseco.config import Config
 from presseco.document import Piece
-from presseco.duplicates import VALUES, cluster
+from presseco.duplicates import VALUES, cluster, method
 from presseco.errors import SourceError
 from presseco.handover import Counts, hand_over
 from presseco.source import FeedInput, FolderInput, HubInput, Source
@@ -72,7 +72,7 @@ def _chain(source: Source, config: Config, taxonomy: Taxonomy) -> tuple[Chain, s
     if source.keep.business:
         files.append(config.path(source.keep.business))
         lexicon = read_lexicon(files[-1])
-    return Chain(source, taxonomy, lexicon), source.stamp(*files)
+    return Chain(source, taxonomy, lexicon), f"{source.stamp(*files)}-{method()}"
 
 
 def _pieces(source: Source, config: Config, collection: Collection) -> Iterator[Piece]:

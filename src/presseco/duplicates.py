@@ -54,6 +54,13 @@ def fingerprint(text: str) -> tuple[int, bytes]:
     return int.from_bytes(digest[:8], "big") >> 1, signature
 
 
+def method() -> str:
+    """Return what stored fingerprints depend on; another method means that all are made anew."""
+    import rensa
+
+    return f"{rensa.RMinHash.ALGORITHM_VERSION}.{_SEED}.{VALUES}"
+
+
 def cluster(
     digests: npt.NDArray[np.int64],
     signatures: Signatures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import re
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from presseco.taxonomy import Taxonomy
 FIELDS = ("id", "title", "date", "company", "writer", "style", "story", "url", "rights")
 
 _MARKUP = re.compile(r"</(?:p|div|span|a|li|h[1-6]|strong|em|article)>|<(?:br|p)\s*/?>", re.I)
+_SENTENCE_END = re.compile(r"[.!?…](?=\s|»|$)")
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w-]+)""", re.I)
 _FRENCH_DATE = re.compile(r"^(\d{2})[/.](\d{2})[/.](\d{4})\b")
 _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.S)
@@ -86,15 +88,20 @@ def from_html(where: str, body: bytes, said: dict[str, Any]) -> Document:
     """
     import trafilatura
 
+    logging.getLogger("trafilatura").setLevel(
+        logging.CRITICAL
+    )  # quarantine says it, with the place
     page = _page(body)
     found: Any = trafilatura.bare_extraction(
         page, with_metadata=True, include_comments=False, include_tables=False, favor_precision=True
     )
-    if found is None or not (found.text or "").strip():
-        raise Unfit("no_article", "no article found in the page, only menus, lists or scripts")
+    text = str(found.text or "") if found else ""
+    # A page of menus alone comes out as one long list of words: no prose has 60 words a sentence.
+    if not text or len(text.split()) > 60 * len(_SENTENCE_END.findall(text)):
+        raise Unfit("no_article", "no sentences in the page, only menus, lists or scripts")
     fields = {"title": found.title, "date": found.date, "writer": found.author, "url": found.url}
     fields = {k: v for k, v in fields.items() if v} | {k: v for k, v in said.items() if v}
-    return Document(where, found.text, fields.pop("title", ""), fields)
+    return Document(where, text, fields.pop("title", ""), fields)
 
 
 def _page(body: bytes) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from presseco.document import MAX_BYTES, Kind, Piece
 from presseco.errors import SourceError
@@ -116,14 +116,19 @@ def _lines(entry: Entry, offset: int, position: int) -> Iterator[Piece]:
         f.seek(offset)
         while line := f.readline(MAX_BYTES):
             position += 1
-            size = len(line)
-            while not line.endswith(b"\n") and (line := f.readline(MAX_BYTES)):
-                size += len(line)
-                problem = _too_large(size)
-            if size > MAX_BYTES:
+            if rest := _pass_over(f, line):
+                problem = _too_large(len(line) + rest)
                 yield Piece(entry.name, position, f.tell(), "json", problem=problem)
-            elif line.strip() or size:
+            elif line.strip():
                 yield Piece(entry.name, position, f.tell(), "json", line)
+
+
+def _pass_over(f: IO[bytes], line: bytes) -> int:
+    """Read to the end of a line that is larger than an article may be; return how much was left."""
+    rest = 0
+    while not line.endswith(b"\n") and (line := f.readline(MAX_BYTES)):
+        rest += len(line)
+    return rest
 
 
 def _json(entry: Entry, offset: int, position: int) -> Iterator[Piece]:

@@ -45,8 +45,8 @@ def restore(text: str) -> str:
 def decode(body: bytes) -> str:
     """Return the text of French bytes: UTF-8, UTF-16 with a mark, or the best legacy encoding.
 
-    Measured on our articles (284 a set): this score is right on 100 % in cp1252, Mac Roman and
-    cp850, where charset-normalizer is on 99, 100 and 68 %.
+    Measured on 600 of our articles: this score is right on all of them in cp1252, ISO 8859-15, Mac
+    Roman and cp850; charset-normalizer, given these four, is on 99, 89, 100 and 68 %.
     """
     for mark, name in (
         (b"\xff\xfe", "utf-16"),
@@ -78,7 +78,12 @@ def _legacy_byte(escaped: str) -> str:
 def _frenchness(text: str) -> int:
     """Count French signs for it, symbols that no French text has against; the rest is neutral."""
     score = 0
+    before = ""
     for c in text:
         if c > "\x7f":
-            score += 1 if c in _FRENCH else 0 if c.isalpha() and c < "\u0180" else -1
+            # `indiquÇ` is cp850 read as Mac Roman: a capital inside a word is nobody's spelling.
+            odd = c.isupper() and before.islower()
+            latin = c.isalpha() and c < "\u0180"
+            score += -1 if odd else 1 if c in _FRENCH else 0 if latin else -1
+        before = c
     return score
