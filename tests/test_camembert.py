@@ -338,6 +338,20 @@ def test_stopped_at_any_step_it_ends_the_same(case, tmp_path, stop):
         assert steps[0] > 1, "the run began again instead of resuming"
 
 
+@pytest.mark.parametrize("stop", [1, 2])
+def test_stopped_before_an_epoch_is_saved_it_is_validated_again(case, tmp_path, stop):
+    model, state = case.tune(tmp_path / "whole")
+
+    def interrupt(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.tune(tmp_path / "cut", on_epoch=interrupt)
+    again, resumed = case.tune(tmp_path / "cut")
+    assert result(resumed) == result(state) and same(weights_of(model), weights_of(again))
+
+
 def test_full_disk_in_a_checkpoint_is_a_clear_error(case, tmp_path, small_files):
     with small_files(10_000), pytest.raises(StoreError, match=r"checkpoint\.safetensors: cannot"):
         case.tune(tmp_path)
