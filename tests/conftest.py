@@ -92,6 +92,52 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tiny_encoder: Path) -> Any:
+    """The tiny encoder with a head whose random logits spread, so that answers differ."""
+    import torch
+
+    from presseco.encoder import load_model
+    from presseco.taxonomy import read_taxonomy
+
+    torch.manual_seed(1)
+    taxonomy = read_taxonomy(ROOT / "configs" / "taxonomy.yaml")
+    model = load_model(tiny_encoder, taxonomy.task_map, dropout=0.0).eval()
+    with torch.no_grad():
+        model.classifier.out_proj.weight *= 300
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_encoder: Path,
+    tiny_model: Any,
+    rows: list[dict[str, Any]],
+) -> Path:
+    """A bundle as the main job exports it, of the tiny model. Do not change it: copy it."""
+    from presseco.encoder import load_tokenizer
+    from presseco.export import export_bundle
+    from presseco.taxonomy import read_taxonomy
+
+    taxonomy = read_taxonomy(ROOT / "configs" / "taxonomy.yaml")
+    names = [task.name for task in taxonomy.tasks]
+    return export_bundle(
+        tiny_model,
+        load_tokenizer(tiny_encoder),
+        tmp_path_factory.mktemp("bundle") / "tiny",
+        name="presseco-tiny",
+        taxonomy=taxonomy,
+        temperatures=dict.fromkeys(names, 1.5),
+        thresholds=dict.fromkeys(names, 0.4),
+        max_tokens=96,
+        golden=[r["text"] for r in rows[:20]] + ["Brève.", "LE CAC 40 CHUTE DE 3 %"],
+        lineage={"experiment": "tiny", "run_id": "none", "seed": 1},
+        card="# presseco-tiny\n",
+        notices=[ROOT / "LICENSE", tiny_encoder / "NOTICE"],
+    )
+
+
+@pytest.fixture(scope="session")
 def template(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], tiny_encoder: Path
 ) -> Path:

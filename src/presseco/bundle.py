@@ -62,7 +62,7 @@ def read_bundle(folder: str | Path) -> Bundle:
     except ValueError as e:
         raise BundleError(f"{folder / MANIFEST}: not valid JSON ({e}); the file is damaged.") from e
     found = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if not isinstance(found, int) or found > SCHEMA_VERSION:
+    if not isinstance(found, int) or not 1 <= found <= SCHEMA_VERSION:
         raise BundleError(
             f"{folder}: bundle schema version is {found!r}, this presseco reads up to "
             f"{SCHEMA_VERSION}. Upgrade: pip install -U presseco."

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from presseco.baseline import load_baseline
 from presseco.evaluate import split_logits
-from presseco.pyfunc_table import empty_table, texts_and_titles
+from presseco.pyfunc_table import TaskAnswers, answer_table, texts_and_titles
 from presseco.text import prepare
 
 
@@ -25,19 +26,17 @@ class BaselineModel(PythonModel):
     def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
         """Return label, probability and abstention of every task for each row."""
         texts, titles = texts_and_titles(model_input)
-        tasks = [name for name, _ in self.baseline.task_map]
-        if not texts:
-            return empty_table(tasks)
-        prepared = [prepare(t, h) for t, h in zip(texts, titles or [None] * len(texts), strict=True)]
-        logits = self.baseline.logits(prepared)
-        probabilities = split_logits(logits, self.baseline.task_map, self.card["temperatures"])
-        columns: dict[str, Any] = {}
+        prepared = [prepare(text, title) for text, title in zip(texts, titles, strict=True)]
+        width = sum(len(labels) for _, labels in self.baseline.task_map)
+        logits = self.baseline.logits(prepared) if prepared else np.zeros((0, width))
+        blank = np.array([not any(map(str.isalnum, t)) for t in prepared], dtype=np.bool_)
+        calibrated = split_logits(logits, self.baseline.task_map, self.card["temperatures"])
+        answers = []
         for name, labels in self.baseline.task_map:
-            p = probabilities[name]
-            columns[name] = [labels[i] for i in p.argmax(axis=1)]
-            columns[f"{name}_probability"] = p.max(axis=1)
-            columns[f"{name}_abstained"] = p.max(axis=1) < self.card["thresholds"][name]
-        return pd.DataFrame(columns)
+            p = calibrated[name]
+            sure = p.max(axis=1, initial=0) >= self.card["thresholds"][name]
+            answers.append(TaskAnswers(name, tuple(labels), p, blank | ~sure))
+        return answer_table(answers, params)
 
 
 set_model(BaselineModel())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from presseco.classifier import Classifier
-from presseco.pyfunc_table import empty_table, texts_and_titles
+from presseco.pyfunc_table import TaskAnswers, answer_table, texts_and_titles
 
 
 class CamembertModel(PythonModel):
@@ -21,21 +22,15 @@ class CamembertModel(PythonModel):
 
     def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
         """Return label, probability and abstention of every task for each row."""
-        texts, titles = texts_and_titles(model_input)
-        tasks = [t.name for t in self.classifier.bundle.tasks]
-        if not texts:
-            return empty_table(tasks)
-        rows = []
-        for p in self.classifier.predict(texts, titles):
-            row: dict[str, Any] = {}
-            for task, a in p.answers.items():
-                row |= {
-                    task: a.label,
-                    f"{task}_probability": a.probability,
-                    f"{task}_abstained": a.abstained,
-                }
-            rows.append(row)
-        return pd.DataFrame(rows)
+        predictions = self.classifier.predict(*texts_and_titles(model_input))
+        answers = []
+        for task in self.classifier.bundle.tasks:
+            given = [p[task.name] for p in predictions]
+            rows = [list(a.probabilities.values()) for a in given]
+            p = np.array(rows, dtype=np.float64).reshape(len(rows), len(task.labels))
+            abstained = np.array([a.abstained for a in given], dtype=np.bool_)
+            answers.append(TaskAnswers(task.name, task.labels, p, abstained))
+        return answer_table(answers, params)
 
 
 set_model(CamembertModel())

@@ -1,34 +1,94 @@
-"""Tables in and out of the MLflow models."""
+"""Tables in and out of the MLflow models, and the parameters of a request."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from numpy.typing import NDArray
 
 
-def texts_and_titles(table: Any) -> tuple[list[str], list[str | None] | None]:
+@dataclass(frozen=True)
+class TaskAnswers:
+    """One task for all rows: `probabilities` has shape (rows, labels), `abstained` (rows,)."""
+
+    name: str
+    labels: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    abstained: NDArray[np.bool_]
+
+
+def signature(tasks: list[str]) -> ModelSignature:
+    """Return the models' signature: a text and an optional title in, three columns a task out."""
+    inputs = Schema([ColSpec("string", "text"), ColSpec("string", "title", required=False)])
+    columns = []
+    for task in tasks:
+        columns += [
+            ColSpec("string", task),
+            ColSpec("double", f"{task}_probability"),
+            ColSpec("boolean", f"{task}_abstained"),
+        ]
+    params = ParamSchema([ParamSpec("top_k", "long", 1), ParamSpec("abstain", "boolean", False)])
+    return ModelSignature(inputs=inputs, outputs=Schema(columns), params=params)
+
+
+def texts_and_titles(table: Any) -> tuple[list[str], list[str | None]]:
     """Return the texts and titles of a model input; a bad one gives a 400, not a stack trace."""
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
     if frame.empty:
-        return [], None
+        return [], []
     if "text" not in frame.columns:
-        raise MlflowException.invalid_parameter_value(
-            f"the input has columns {list(map(str, frame.columns))}; expected 'text' (and 'title')"
-        )
+        _refuse(f"the input has columns {list(map(str, frame.columns))}; expected 'text', 'title'?")
     texts = frame["text"].tolist()
-    if bad := [type(t).__name__ for t in texts if not isinstance(t, str)]:
-        raise MlflowException.invalid_parameter_value(f"'text' holds {bad[0]}; expected strings")
-    titles = frame["title"].tolist() if "title" in frame.columns else None
-    return texts, [t if isinstance(t, str) else None for t in titles] if titles else None
+    titles = frame["title"].tolist() if "title" in frame.columns else [None] * len(texts)
+    # pandas writes an absent title as NaN.
+    titles = [None if t is None or t is pd.NA or t != t else t for t in titles]
+    for name, values in (("text", texts), ("title", [t for t in titles if t is not None])):
+        if bad := [type(v).__name__ for v in values if not isinstance(v, str)]:
+            _refuse(f"'{name}' holds {bad[0]}; expected strings")
+    return texts, titles
 
 
-def empty_table(tasks: list[str]) -> pd.DataFrame:
-    """Return no rows, with the columns and types of an answer."""
+def answer_table(answers: list[TaskAnswers], params: dict[str, Any] | None) -> pd.DataFrame:
+    """Return label, probability and abstention of every task, one row a text.
+
+    `top_k` over 1 adds a column `<task>_top` of the k best labels with their probabilities;
+    `abstain` leaves the label empty where the model abstains.
+    """
+    top_k, abstain = _params(params)
     columns: dict[str, Any] = {}
-    for task in tasks:
-        columns[task] = pd.Series(dtype="str")
-        columns[f"{task}_probability"] = pd.Series(dtype="float64")
-        columns[f"{task}_abstained"] = pd.Series(dtype="bool")
+    for a in answers:
+        best = [a.labels[i] for i in a.probabilities.argmax(axis=1)]
+        if abstain:
+            best = [None if no else label for label, no in zip(best, a.abstained, strict=True)]
+        columns[a.name] = pd.Series(best, dtype="object")
+        columns[f"{a.name}_probability"] = a.probabilities.max(axis=1).astype("float64")
+        columns[f"{a.name}_abstained"] = a.abstained.astype("bool")
+        if top_k > 1:
+            columns[f"{a.name}_top"] = pd.Series(_top(a, top_k), dtype="object")
     return pd.DataFrame(columns)
+
+
+def _top(answers: TaskAnswers, k: int) -> list[list[dict[str, Any]]]:
+    order = np.argsort(-answers.probabilities, axis=1, kind="stable")[:, :k]
+    return [
+        [{"label": answers.labels[i], "probability": float(row[i])} for i in best]
+        for row, best in zip(answers.probabilities, order, strict=True)
+    ]
+
+
+def _params(params: dict[str, Any] | None) -> tuple[int, bool]:
+    given = params or {}
+    top_k = given.get("top_k", 1)
+    if isinstance(top_k, bool) or int(top_k) != top_k or top_k < 1:
+        _refuse(f"top_k is {top_k!r}; expected a whole number from 1")
+    return int(top_k), bool(given.get("abstain", False))
+
+
+def _refuse(message: str) -> None:
+    raise MlflowException.invalid_parameter_value(message)

@@ -5,39 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, Schema
 
 from presseco.bundle import MANIFEST
 from presseco.errors import StoreError
+from presseco.pyfunc_table import signature
 
 CHAMPION = "champion"
 _PACKAGE = Path(__file__).parent
 
 #: What a service needs beside mlflow to load the logged model: no torch, no transformers.
 REQUIREMENTS = {
-    "camembert": ["numpy", "pandas", "onnxruntime", "tokenizers"],
-    "baseline": ["numpy", "pandas", "scipy", "scikit-learn", "skops"],
+    "camembert": ["mlflow", "numpy", "pandas", "onnxruntime", "tokenizers"],
+    "baseline": ["mlflow", "numpy", "pandas", "scipy", "scikit-learn", "skops"],
 }
-
-
-def signature(tasks: list[str]) -> ModelSignature:
-    """Return the models' signature: a text and an optional title in, columns a task out."""
-    inputs = Schema([ColSpec("string", "text"), ColSpec("string", "title", required=False)])
-    columns = []
-    for task in tasks:
-        columns += [
-            ColSpec("string", task),
-            ColSpec("double", f"{task}_probability"),
-            ColSpec("boolean", f"{task}_abstained"),
-        ]
-    return ModelSignature(inputs=inputs, outputs=Schema(columns))
 
 
 def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], version_of: str) -> Any:
@@ -52,7 +39,7 @@ def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], versi
         python_model=str(_PACKAGE / f"pyfunc_{kind}.py"),
         artifacts={"model": str(folder)},
         signature=signature(tasks),
-        pip_requirements=[f"mlflow=={mlflow.__version__}", *REQUIREMENTS[kind]],
+        pip_requirements=[f"{p}=={installed(p)}" for p in REQUIREMENTS[kind]],
         code_paths=[str(_PACKAGE)],
         registered_model_name=name,
     )
