@@ -120,6 +120,12 @@ class Collection:
         self._db.execute("COMMIT")
         return len(gone)
 
+    def forget(self, name: str) -> None:
+        """Forget one file and its articles."""
+        self._db.execute("BEGIN")
+        self._forget(name)
+        self._db.execute("COMMIT")
+
     def names(self) -> set[str]:
         """Return the files that were read to their end."""
         return {n for (n,) in self._db.execute("SELECT name FROM files WHERE finished")}

@@ -36,6 +36,7 @@ def pieces(
             collection.progress(url, 0, 0)
             yield Piece(url, 1, 1, problem=(e.reason, e.detail), try_again=True)
             continue
+        collection.forget(url)  # what a failure of an earlier run left
         for entry in entries:
             link = entry["url"]
             if link in known:
@@ -52,7 +53,7 @@ def _entries(body: bytes, url: str) -> list[dict[str, str]]:
     import feedparser
 
     found = feedparser.parse(body, response_headers={"content-location": url})
-    if not found.entries and (found.bozo or not found.version):
+    if not found.entries and (found.bozo or not found.get("version")):
         cause = found.get("bozo_exception", "neither RSS nor Atom")
         raise Refused("feed_broken", f"{url}: {cause}"[:300], final=False)
     return [e for e in map(_entry, found.entries) if e["url"]]
