@@ -36,6 +36,11 @@ def gather(settings: Source, **options):
     return counts, kept, aside
 
 
+def number(what: str) -> int:
+    """Return how many articles a progress report speaks of."""
+    return int(what.split()[0].replace(",", ""))
+
+
 def put(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +168,9 @@ def test_changing_the_rights_reads_nothing_again(tmp_path):
     gather(source(tmp_path / "press"))
     seen = []
     rights = {"licence": "other", "redistribute_text": True}
-    gather(source(tmp_path / "press", rights=rights), report=lambda *n: seen.append(n))
+    gather(
+        source(tmp_path / "press", rights=rights), report=lambda what, *_: seen.append(number(what))
+    )
     assert not seen
     assert lines(tmp_path / "out" / "ledger.jsonl")[0]["licence"] == "other"
 
@@ -188,8 +195,8 @@ def test_a_second_run_reads_only_what_is_new_or_changed(tmp_path):
     put(press, "b.txt", c)
     put(press, "d.txt", d)
     seen = []
-    _, kept, _ = gather(source(press), report=lambda *n: seen.append(n))
-    assert seen[-1][1] == 2
+    _, kept, _ = gather(source(press), report=lambda what, *_: seen.append(number(what)))
+    assert seen[-1] == 2
     assert {r["text"] for r in kept} == {a, c, d}
     (press / "a.txt").unlink()
     _, kept, _ = gather(source(press))
@@ -260,7 +267,8 @@ sys.path[:0] = [{tests!r}]
 from presses import CONFIG, source
 from presseco.collect import collect
 if __name__ == "__main__":
-    collect(source(Path({press!r})), CONFIG, workers={workers}, report=lambda *n: print(*n, flush=True))
+    told = lambda *said: print(*said, flush=True)
+    collect(source(Path({press!r})), CONFIG, workers={workers}, report=told)
 """
 
 
@@ -283,11 +291,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, workers):
     children = descendants(child.pid)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    done = int(said[-1].split()[1])
+    done = number(said[-1])
     assert 0 < done < 480
     wait_for_the_end_of(children)
     seen: list[int] = []
-    counts, kept, aside = gather(source(press), report=lambda f, a, k: seen.append(a))
+    counts, kept, aside = gather(source(press), report=lambda what, *_: seen.append(number(what)))
     assert seen[-1] <= 480 - done, "the second run read again what the first had saved"
     assert counts.read == 480
     whole = [(r["id"], r["text"]) for r in kept], aside

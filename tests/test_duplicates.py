@@ -113,4 +113,8 @@ def test_fingerprints_do_not_depend_on_the_process():
         fingerprint("Le groupe a publié son chiffre d'affaires annuel.")[0] == 2718630395877792261
     )
     signature = fingerprint("Le groupe a publié son chiffre d'affaires annuel.")[1]
-    assert np.frombuffer(signature, dtype=np.uint32)[:3].tolist() == [3442863833, 3262538261, 3222649501]
+    assert np.frombuffer(signature, dtype=np.uint32)[:3].tolist() == [
+        3442863833,
+        3262538261,
+        3222649501,
+    ]

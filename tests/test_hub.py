@@ -63,8 +63,8 @@ def test_a_local_dataset_becomes_articles_with_named_labels(tmp_path, layout):
 def test_a_dataset_is_read_once_and_again_when_it_changed(tmp_path):
     save(tmp_path / "saved", "parquet")
     seen: list[int] = []
-    gather(hub(tmp_path), report=lambda f, a, k: seen.append(a))
-    gather(hub(tmp_path), report=lambda f, a, k: seen.append(a))
+    gather(hub(tmp_path), report=lambda what, *_: seen.append(int(what.split()[0])))
+    gather(hub(tmp_path), report=lambda what, *_: seen.append(int(what.split()[0])))
     assert seen == [6]
     Dataset.from_list(ROWS[:2], features=FEATURES).to_parquet(
         str(tmp_path / "saved" / "train-00000-of-00001.parquet")

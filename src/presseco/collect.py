@@ -20,6 +20,7 @@ from presseco.document import Piece
 from presseco.duplicates import VALUES, cluster, method
 from presseco.errors import SourceError
 from presseco.handover import Counts, hand_over
+from presseco.progress import Report
 from presseco.source import FeedInput, FolderInput, HubInput, Source
 from presseco.stages import Chain
 from presseco.taxonomy import Taxonomy, read_taxonomy
@@ -28,9 +29,6 @@ from presseco.taxonomy import Taxonomy, read_taxonomy
 #: run loses less than a second of work.
 _CHUNK = 128
 _CHUNK_BYTES = 4 * 1024 * 1024
-
-#: Told after every saved batch: files done, articles read, articles kept so far.
-Report = Callable[[int, int, int], None]
 
 
 def collect(
@@ -42,6 +40,8 @@ def collect(
     report: Report = lambda *_: None,
 ) -> Counts:
     """Read what is new in the source, cluster, write articles, ledger and quarantine; count them.
+
+    `report` is told the articles so far, and files done of all that are new, after every batch.
 
     Paths are relative to `config.root`. Raises `SourceError` when the source cannot be read, or
     needs the network and `online` is not set.
@@ -58,7 +58,8 @@ def collect(
     try:
         collection.start(stamp)
         count = workers if workers is not None else os.cpu_count() or 1
-        _read_new(collection, _pieces(source, config, collection), chain, count, report)
+        pieces, total = _pieces(source, config, collection)
+        _read_new(collection, pieces, chain, count, lambda what, n: report(what, n, total))
         _cluster(collection, source.keep.near_duplicate)
         labels = config.path(source.labels) if source.labels else None
         return hand_over(collection, folder, source, taxonomy, labels)
@@ -75,32 +76,37 @@ def _chain(source: Source, config: Config, taxonomy: Taxonomy) -> tuple[Chain, s
     return Chain(source, taxonomy, lexicon), f"{source.stamp(*files)}-{method()}"
 
 
-def _pieces(source: Source, config: Config, collection: Collection) -> Iterator[Piece]:
-    """Yield the pieces that the collection does not have yet, from any kind of source."""
+def _pieces(source: Source, config: Config, collection: Collection) -> tuple[Iterator[Piece], int]:
+    """Return the pieces that the collection does not have yet, and of how many files at most."""
     match source.input:
         case FolderInput(path=path):
             return _folder(config.path(path), collection)
         case FeedInput():
             from presseco import feed
 
-            return feed.pieces(source.input, config.path(source.input.cache), collection)
+            cache = config.path(source.input.cache)
+            return feed.pieces(source.input, cache, collection), source.input.max_new_articles
         case HubInput():
             from presseco import hub
 
-            return hub.pieces(source.input, config.root, collection)
+            return hub.pieces(source.input, config.root, collection), 1
 
 
-def _folder(root: Path, collection: Collection) -> Iterator[Piece]:
+def _folder(root: Path, collection: Collection) -> tuple[Iterator[Piece], int]:
     entries = list(read.listing(root))
     collection.forget_missing({e.name for e in entries})
-    for entry in entries:
-        done = collection.progress(entry.name, entry.size, entry.mtime)
-        if not done.finished:
-            yield from read.pieces(entry, done.resume, done.position)
+    places = ((e, collection.progress(e.name, e.size, e.mtime)) for e in entries)
+    new = [(e, p) for e, p in places if not p.finished]
+    cut = (read.pieces(e, p.resume, p.position) for e, p in new)
+    return itertools.chain.from_iterable(cut), len(new)
 
 
 def _read_new(
-    collection: Collection, pieces: Iterator[Piece], chain: Chain, workers: int, report: Report
+    collection: Collection,
+    pieces: Iterator[Piece],
+    chain: Chain,
+    workers: int,
+    report: Callable[[str, int], None],
 ) -> None:
     files = articles = kept = 0
     for chunk, results in _mapped(chain, _chunks(pieces), workers):
@@ -109,7 +115,7 @@ def _read_new(
         files += sum(p.finished for p in progress)
         articles += len(results)
         kept += sum(bool(r.article) for r in results)
-        report(files, articles, kept)
+        report(f"{articles:,} articles, {kept:,} kept, files", files)
 
 
 def _progress(chunk: Sequence[Piece]) -> list[Progress]:

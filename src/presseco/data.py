@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from presseco.collect import Report, collect
+from presseco.collect import collect
 from presseco.config import Config, read_config
 from presseco.corpus import Corpus, build_corpus, leaks
 from presseco.errors import SourceError
 from presseco.handover import Counts
+from presseco.progress import progress
 from presseco.source import Source, read_source
 
 
@@ -39,7 +38,7 @@ def data(
     if push and not (settings and online):
         raise SourceError("--push needs --source, whose rights decide on the texts, and --online")
     if settings:
-        with _progress(console) as report:
+        with progress(console, f"source {settings.name}") as report:
             counts = collect(settings, config, workers=workers, online=online, report=report)
         _show(console, counts, config.path(settings.folder))
         config = for_source(config, settings)
@@ -78,23 +77,6 @@ def describe_leaks(found: dict[str, int]) -> str:
     if not some:
         return "leaks: train shares no writer, company or story with validation or test"
     return f"leaks: shared values of {', '.join(some)} (scripts/leak_report.py measures the effect)"
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Report]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task("reading")
-
-        def report(files: int, articles: int, kept: int) -> None:
-            seconds = bars.tasks[0].elapsed or 1e-9
-            bars.update(
-                bar,
-                description=f"{files:,} files done, {articles:,} articles new, {kept:,} kept, "
-                f"{articles / seconds:,.0f} articles/s",
-            )
-
-        yield report
 
 
 def _show(console: Console, counts: Counts, folder: Path) -> None:

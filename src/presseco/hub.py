@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from presseco.collection import Collection
 from presseco.corpus import Corpus
 from presseco.document import Piece
 from presseco.errors import SourceError, StoreError
+from presseco.network import knock
 from presseco.source import HubInput
-
-#: Seconds to wait for the hub's door. Its own client tries for 23 to 46 s before it says no.
-_KNOCK = 3.0
 
 
 def pieces(source: HubInput, root: Path, collection: Collection) -> Iterator[Piece]:
@@ -64,13 +60,11 @@ def reach(what: str) -> None:
     """Raise `SourceError` at once when the hub is switched off or does not answer."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         raise SourceError(f"{what} needs the hub, and HF_HUB_OFFLINE is set; unset it to go online")
-    parts = urlsplit(_endpoint())
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname or "", port), timeout=_KNOCK).close()
+        knock(_endpoint())  # its own client tries for 23 to 46 s before it says no
     except OSError as e:
         raise SourceError(
-            f"{what} needs the hub, and {parts.netloc} cannot be reached: {e}. "
+            f"{what} needs the hub, and {_endpoint()} cannot be reached: {e}. "
             "A downloaded dataset works offline: give its folder as input.dataset."
         ) from None
 
