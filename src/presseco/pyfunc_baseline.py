@@ -23,7 +23,8 @@ class BaselineModel(PythonModel):
         """Load the vectorisers and classifiers among the model's artifacts."""
         self.baseline, self.card = load_baseline(Path(context.artifacts["model"]))
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
+    # mlflow takes a hint on model_input for a schema, and warns that Any is none.
+    def predict(self, context: Any, model_input, params: Any = None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
         """Return label, probability and abstention of every task for each row."""
         texts, titles = texts_and_titles(model_input)
         prepared = [prepare(text, title) for text, title in zip(texts, titles, strict=True)]

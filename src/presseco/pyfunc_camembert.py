@@ -20,7 +20,8 @@ class CamembertModel(PythonModel):
         """Load the bundle among the model's artifacts."""
         self.classifier = Classifier.load(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
+    # mlflow takes a hint on model_input for a schema, and warns that Any is none.
+    def predict(self, context: Any, model_input, params: Any = None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
         """Return label, probability and abstention of every task for each row."""
         predictions = self.classifier.predict(*texts_and_titles(model_input))
         answers = []

@@ -40,6 +40,8 @@ def signature(tasks: list[str]) -> ModelSignature:
 def texts_and_titles(table: Any) -> tuple[list[str], list[str | None]]:
     """Return the texts and titles of a model input; a bad one gives a 400, not a stack trace."""
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+    if len(frame) == 1 and isinstance(frame.iloc[0, 0], (list, np.ndarray)):
+        frame = _unpack(frame)
     if frame.empty:
         return [], []
     if "text" not in frame.columns:
@@ -52,6 +54,14 @@ def texts_and_titles(table: Any) -> tuple[list[str], list[str | None]]:
         if bad := [type(v).__name__ for v in values if not isinstance(v, str)]:
             _refuse(f"'{name}' holds {bad[0]}; expected strings")
     return texts, titles
+
+
+def _unpack(frame: pd.DataFrame) -> pd.DataFrame:
+    # {"inputs": {"text": [a, b]}} arrives as one row that holds lists.
+    columns = {str(name): list(np.atleast_1d(frame[name].iloc[0])) for name in frame.columns}
+    if len({len(values) for values in columns.values()}) > 1:
+        _refuse(f"columns of different lengths: { ({k: len(v) for k, v in columns.items()}) }")
+    return pd.DataFrame(columns)
 
 
 def answer_table(answers: list[TaskAnswers], params: dict[str, Any] | None) -> pd.DataFrame:

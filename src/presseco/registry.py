@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -18,6 +20,10 @@ from presseco.errors import StoreError
 from presseco.pyfunc_table import signature
 
 CHAMPION = "champion"
+_EXAMPLE = {
+    "text": ["Le groupe a relevé mardi ses prévisions de marge pour l'ensemble de l'année."],
+    "title": ["L'équipementier vise plus haut"],
+}
 _PACKAGE = Path(__file__).parent
 
 #: What a service needs beside mlflow to load the logged model: no torch, no transformers.
@@ -34,21 +40,30 @@ def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], versi
     first version ever becomes `champion`; later ones wait for a decision.
     """
     logging.getLogger("mlflow.models.model").setLevel(logging.ERROR)
-    info = mlflow.pyfunc.log_model(
-        name=kind,
-        python_model=str(_PACKAGE / f"pyfunc_{kind}.py"),
-        artifacts={"model": str(folder)},
-        signature=signature(tasks),
-        pip_requirements=[f"{p}=={installed(p)}" for p in REQUIREMENTS[kind]],
-        code_paths=[str(_PACKAGE)],
-        registered_model_name=name,
-    )
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with warnings.catch_warnings():
+        # "Add type hints": with them, mlflow would overrule the signature (a text, maybe a title).
+        warnings.simplefilter("ignore", UserWarning)
+        info = _log(kind, name, folder, tasks)
     client = MlflowClient()
     version = str(info.registered_model_version)
     client.update_model_version(name, version, description=version_of)
     if CHAMPION not in client.get_registered_model(name).aliases:
         client.set_registered_model_alias(name, CHAMPION, version)
     return info
+
+
+def _log(kind: str, name: str, folder: Path, tasks: list[str]) -> Any:
+    return mlflow.pyfunc.log_model(
+        name=kind,
+        python_model=str(_PACKAGE / f"pyfunc_{kind}.py"),
+        artifacts={"model": str(folder)},
+        signature=signature(tasks),
+        input_example=pd.DataFrame(_EXAMPLE),
+        pip_requirements=[f"{p}=={installed(p)}" for p in REQUIREMENTS[kind]],
+        code_paths=[str(_PACKAGE)],
+        registered_model_name=name,
+    )
 
 
 def fetch_bundle(uri: str) -> Path:
