@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from presseco import __version__
 from presseco.errors import PressecoError
 
 _DEFAULT = tuple(f"configs/experiment/{n}.yaml" for n in ("baseline", "frozen", "camembert-mini"))
+#: Extras that hold a package; all others train and collect.
+_EXTRAS = {"fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve", "pyarrow": "table"}
+_MOST = "train,collect"
 #: The disk refuses: full, over quota, over the file size limit, read-only, not ours.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(
             f"presseco {args.verb}: needs the package {name!r}. "
-            "Install what trains and collects: pip install 'presseco[train,collect]'",
+            f"Install what this verb needs: pip install 'presseco[{_EXTRAS.get(name, _MOST)}]'",
             file=sys.stderr,
         )
         return 1
@@ -74,6 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", required=True, type=Path, help="file to write")
     predict.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
     predict.set_defaults(run=_predict)
+
+    serve = verbs.add_parser("serve", help="answer over HTTP (docs/serving.md)")
+    serve.add_argument("--model", default="dist/camembert", help="bundle folder or models:/...")
+    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from outside")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
+    serve.add_argument("--threads", type=int, default=0, help="cores a prediction uses (0: all)")
+    serve.add_argument("--workers", type=int, default=1, help="predictions at once")
+    serve.add_argument("--waiting", type=int, default=32, help="more in line; over that, 503")
+    serve.add_argument("--timeout", type=float, default=10.0, help="seconds until a 504")
+    serve.set_defaults(run=_serve)
+
     tune = verbs.add_parser("tune", help="search for better settings (Optuna)")
     tune.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
     tune.add_argument("--trials", type=int, default=10, help="trials to add to the study")
@@ -132,6 +148,13 @@ def _data(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from presseco.experiments import read_experiments
+
+    # Read when the hub client is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    read_experiments(args.experiments, args.set)  # mistakes are told before the slow imports
     from presseco.train import train
 
     train(args.experiments, args.set)
@@ -179,6 +202,20 @@ def _robustness(args: argparse.Namespace) -> None:
     for c in cases:
         print(f"{c.kind:<11} {c.name:<26} {c.rate:6.1%}  n = {c.n}")
     print(f"{len(cases)} behaviour tests of {args.model}, logged to its run")
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from presseco.serve import Limits, serve
+
+    limits = Limits(workers=args.workers, waiting=args.waiting, seconds=args.timeout)
+    serve(
+        args.model,
+        args.host,
+        args.port,
+        precision=args.precision,
+        threads=args.threads,
+        limits=limits,
+    )
 
 
 def _predict(args: argparse.Namespace) -> None:

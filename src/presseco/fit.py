@@ -19,7 +19,7 @@ from presseco.baseline import fit_baseline
 from presseco.camembert import fine_tune
 from presseco.config import Config
 from presseco.corpus import Corpus
-from presseco.encoder import load_model, load_tokenizer, locate
+from presseco.encoder import check_fit, load_model, load_tokenizer, locate
 from presseco.errors import ConfigError
 from presseco.evaluate import Floats, Ints
 from presseco.export import export_bundle
@@ -152,11 +152,7 @@ def _encoder(config: Config, data: Data) -> tuple[Any, Any, Path]:
     tokenizer = load_tokenizer(folder)
     torch.manual_seed(config.seed)  # the head is drawn at random when the model is built
     model = load_model(folder, data.task_map, config.camembert.dropout)
-    room = model.config.max_position_embeddings - 2
-    if config.camembert.max_tokens > room:
-        raise ConfigError(
-            f"camembert.max_tokens is {config.camembert.max_tokens}; {folder} takes {room}"
-        )
+    check_fit(tokenizer, model, config.camembert.max_tokens)
     return model.to(device_for()), tokenizer, folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -24,10 +24,10 @@ from presseco.calibration import (
     risk_coverage,
 )
 from presseco.card import model_card
-from presseco.config import Config, differences, read_config
+from presseco.config import Config, differences
 from presseco.corpus import build_corpus
-from presseco.errors import ConfigError
 from presseco.evaluate import Floats, TaskScore, score_all, split_logits
+from presseco.experiments import read_experiments
 from presseco.figures import confusion_figure, reliability_figure, risk_figure
 from presseco.fit import Data, Fitted, docs_per_second, fit, load_data
 from presseco.progress import progress
@@ -57,10 +57,12 @@ class Result:
 
 def train(experiments: Sequence[str], overrides: Sequence[str] = ()) -> list[Result]:
     """Train every experiment file on one corpus under one parent run; print the table at the end."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Reports of weights that are new on purpose, and bars that last a moment.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     console = Console()
-    configs = [read_config(e, overrides) for e in experiments]
-    first = _one_corpus(configs)
+    configs = read_experiments(experiments, overrides)
+    first = configs[0]
     uri = tracking.connect(first.root, first.tracking.experiment)
     corpus, skipped = build_corpus(first)
     state = "unchanged, build skipped" if skipped else "built"
@@ -78,18 +80,6 @@ def train(experiments: Sequence[str], overrides: Sequence[str] = ()) -> list[Res
             mlflow.log_metrics({f"{r.name}.{s.task}.macro_f1": s.macro_f1 for s in r.scores})
     print_table(results, console)
     return results
-
-
-def _one_corpus(configs: Sequence[Config]) -> Config:
-    """Return the first configuration; refuse experiments whose scores could not be compared."""
-    first = configs[0]
-    for other in configs[1:]:
-        if (other.corpus, other.root) != (first.corpus, first.root):
-            raise ConfigError(
-                f"{other.name} and {first.name} build different corpora: their scores cannot stand "
-                "in one table. Train them apart, or change the corpus for all with --set corpus.…"
-            )
-    return first
 
 
 def train_one(
