@@ -73,6 +73,7 @@ def _check_store(uri: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(file, timeout=_LOCK_WAIT)) as store:
             store.execute("BEGIN IMMEDIATE")
+            store.execute("CREATE TABLE presseco_may_write (x)")  # locking alone needs no right
             store.rollback()
     elif uri.startswith(("http://", "https://")):
         knock(uri)
