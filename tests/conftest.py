@@ -104,7 +104,8 @@ def tiny_model(tiny_encoder: Path) -> Any:
     taxonomy = read_taxonomy(ROOT / "configs" / "taxonomy.yaml")
     model = load_model(tiny_encoder, taxonomy.task_map, dropout=0.0).eval()
     with torch.no_grad():
-        model.classifier.out_proj.weight *= 300
+        model.classifier.dense.weight.normal_(0, 0.3)
+        model.classifier.out_proj.weight.normal_(0, 1)
     return model
 
 

@@ -174,7 +174,7 @@ def test_int8_is_near_fp32_and_smaller(tiny_bundle: Path, golden: list[dict[str,
     fast = Classifier.load(tiny_bundle, precision="int8", threads=1)
     texts = [g["text"] for g in golden]
     exact = np.array([g["logits"]["fp32"] for g in golden])
-    assert np.abs(fast.logits(texts) - exact).mean() <= 0.02 * np.abs(exact).mean() + 0.01
+    assert np.abs(fast.logits(texts) - exact).mean() <= 0.06 * np.abs(exact).mean()
     size = [(tiny_bundle / f"model{x}.onnx").stat().st_size for x in (".int8", "")]
     assert size[0] < 0.5 * size[1]
 
