@@ -53,6 +53,11 @@ class Lexicon:
     openings: dict[str, list[str]]
     _seen: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def size(self) -> int:
+        """Return the number of terms."""
+        return len(self.words) + len(self.starts) + len(self.phrases)
+
     def judge(self, text: str) -> Verdict:
         """Return the text's score: weights of its distinct terms, by the root of its length."""
         seen = self._seen  # asked 300 times an article: a call for each would cost most of all
