@@ -238,6 +238,11 @@ def test_other_languages_are_named(language):
     assert keep_language(Document("a", OTHERS[language]), ["fr", language])
 
 
+def test_a_text_outside_the_domain_may_be_in_any_language():
+    doc = Document("a", OTHERS["en"], fields={"out_of_domain": True})
+    assert keep_language(doc, ["fr"]) is doc
+
+
 def test_our_articles_are_french():
     assert {identify(t)[0] for t in texts(200)} == {"fr"}
 

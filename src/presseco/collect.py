@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -172,6 +173,8 @@ _chain_of_worker: Chain
 def _begin(chain: Chain) -> None:
     global _chain_of_worker
     _chain_of_worker = chain
+    # Ctrl-C reaches all processes of a terminal; the parent alone decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A parent that is killed leaves its workers waiting for ever on a queue that they keep open.
     threading.Thread(target=_follow_parent, daemon=True).start()
 

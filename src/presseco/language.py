@@ -21,7 +21,12 @@ _CANDIDATES = (
 
 
 def keep_language(doc: Document, languages: Sequence[str]) -> Document:
-    """Return the document if its language is one of `languages`, else raise `Unfit` naming it."""
+    """Return the document if its language is one of `languages`, else raise `Unfit` naming it.
+
+    A text that is marked as out of domain may be in any: that may be what makes it so.
+    """
+    if doc.fields.get("out_of_domain"):
+        return doc
     found, share = identify(doc.text)
     if found not in languages:
         raise Unfit("language", f"{found} ({share:.2f}); kept: {', '.join(languages)}")

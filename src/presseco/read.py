@@ -217,7 +217,7 @@ def _parquet(entry: Entry, start: int) -> Iterator[Piece]:
                     row += 1
                     if row > start:
                         yield Piece(entry.name, row, row, "row", fields=fields)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+    except pa.ArrowException as e:
         problem = ("broken_table", _first_line(e))
         yield Piece(entry.name, row + 1, row + 1, "row", problem=problem)
 
