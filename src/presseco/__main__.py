@@ -72,9 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(train)
     train.set_defaults(run=_train)
 
-    predict = verbs.add_parser("predict", help="classify a JSON Lines file")
+    predict = verbs.add_parser("predict", help="classify a file: JSON Lines, CSV or parquet")
     predict.add_argument("--model", required=True, help="bundle folder, runs:/... or models:/...")
-    predict.add_argument("--input", required=True, type=Path, help="lines with id, text, title?")
+    predict.add_argument("--input", required=True, type=Path, help="rows with id, text, title?")
     predict.add_argument("--output", required=True, type=Path, help="file to write")
     predict.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
     predict.set_defaults(run=_predict)
