@@ -183,7 +183,7 @@ def table(result: dict[str, Any]) -> str:
     out += [
         "",
         f"{result['articles']} test articles, {result['rounds']} rounds in turns, {result['cores']} "
-        f"cores of {result['cpu']}; load average at the end {result["load_average"]:.1f} (1 to 2 is this "
+        f"cores of {result['cpu']}; load average at the end {result['load_average']:.1f} (1 to 2 is this "
         "benchmark alone: above it, others were at work too and only the ratios count).",
     ]
     return "\n".join(out)

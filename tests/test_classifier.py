@@ -205,6 +205,31 @@ def test_int8_that_is_off_gives_way_to_fp32(
         Classifier.load(folder, precision="int8", threads=1)
 
 
+def test_operator_that_this_onnxruntime_lacks(
+    tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnx
+
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    model = onnx.load(folder / "model.int8.onnx")
+    next(n for n in model.graph.node if n.op_type == "BiasGelu").op_type = "NoSuchOperator"
+    onnx.save(model, folder / "model.int8.onnx")
+    reseal(folder, "model.int8.onnx")
+    with caplog.at_level(logging.WARNING, logger="presseco"):
+        assert Classifier.load(folder, threads=1).precision == "fp32"
+    assert "cannot run it" in caplog.text
+
+
+def test_bundle_without_int8(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    del manifest["models"]["int8"]
+    (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    assert Classifier.load(folder, threads=1).precision == "fp32"
+    with pytest.raises(BundleError, match="has no int8 model"):
+        Classifier.load(folder, precision="int8", threads=1)
+
+
 def test_wrong_fp32_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
     damage_golden(folder, "fp32")

@@ -23,9 +23,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 import needs
+from presseco.api import MAX_ARTICLES, MAX_TEXT
 from presseco.classifier import Classifier
 from presseco.errors import BundleError
-from presseco.serve import MAX_ARTICLES, MAX_TEXT, Limits, create_app
+from presseco.serve import Limits, create_app
 
 TEXT = "Renault relève ses prévisions de marge après un bon trimestre."
 
