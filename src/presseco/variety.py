@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from presseco.article import Article
-from presseco.stories import five_grams, near_pairs
+from presseco.stories import near_pairs
 
 _WORD = re.compile(r"\w+")
 #: A capitalised word that does not open a sentence or line: in French, nearly always a name.
@@ -32,14 +32,21 @@ def repetition(articles: Sequence[Article]) -> dict[str, float]:
     texts = [a.text for a in articles]
     pairs = near_pairs(texts, 0.02)
     openings = Counter(" ".join(_WORD.findall(t.casefold())[:5]) for t in texts)
-    owners: Counter[int] = Counter()
-    for t in texts:
-        owners.update(five_grams(t))
     return {
         "closest_pair": max((j for _, _, j in pairs), default=0.0),
         "distinct_openings": len(openings) / len(texts),
-        "commonest_five_gram": owners.most_common(1)[0][1] / len(texts),
+        "commonest_five_gram": commonest_phrase(articles)[1],
     }
+
+
+def commonest_phrase(articles: Sequence[Article]) -> tuple[str, float]:
+    """Return the word 5-gram that most articles hold, and their share."""
+    owners: Counter[str] = Counter()
+    for a in articles:
+        words = _WORD.findall(a.text.casefold())
+        owners.update({" ".join(words[i : i + 5]) for i in range(len(words) - 4)})
+    phrase, count = owners.most_common(1)[0]
+    return phrase, count / len(articles)
 
 
 def type_token_curve(articles: Sequence[Article], points: int = 40) -> tuple[list[int], list[int]]:
