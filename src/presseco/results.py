@@ -66,6 +66,7 @@ def scores_figure(rows: list[Row]) -> Figure:
     axes = figure.subplots()
     width = 0.8 / len(rows)
     for j, row in enumerate(rows):
+        ink = "black" if j == 0 else "white"
         values = [row.metrics[f"test.{t}.macro_f1"] for t in tasks]
         below = [
             v - row.metrics.get(f"test.{t}.macro_f1_low", v)
@@ -87,7 +88,7 @@ def scores_figure(rows: list[Row]) -> Figure:
             error_kw={"lw": 1},
         )
         for xi, v in zip(x, values, strict=True):
-            axes.text(xi, 0.02, f"{v:.2f}", ha="center", va="bottom", fontsize=8)
+            axes.text(xi, 0.02, f"{v:.2f}", ha="center", va="bottom", fontsize=8, color=ink)
     for i, t in enumerate(tasks):
         if t in HUMAN:
             axes.hlines(HUMAN[t], i - 0.45, i + 0.45, color="#444", ls="--", lw=1)
