@@ -180,6 +180,7 @@ def _mlflow_as_before() -> Iterator[None]:
             mlflow.end_run("KILLED")
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ from typing import Any
 
 import mlflow
 import psutil
+from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from presseco.errors import StoreError
 from presseco.network import knock
@@ -30,6 +32,8 @@ PROCESS = "process"
 _DRIFT = 2.0
 #: Seconds that a write waits for another process' write to the same SQLite file.
 _LOCK_WAIT = 20.0
+#: Seconds that a process waits while another makes the tables of a new store (2 to 6 on a free CPU).
+_FIRST_USE = 120.0
 
 
 #: Packages whose version can change a score; their versions are logged with every run.
@@ -53,17 +57,25 @@ def connect(root: Path, experiment: str) -> str:
     uri = tracking_uri(root)
     try:
         _check_store(uri)
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        if MlflowClient().get_experiment_by_name(experiment) is None:
-            # A server decides itself where artifacts go; a local store keeps them beside it.
-            place = None if "://" in uri and not uri.startswith("sqlite") else _artifacts(root)
-            _create_experiment(experiment, place)
-        found = mlflow.set_experiment(experiment)
+        _use(uri)
+        with _alone(uri):
+            if MlflowClient().get_experiment_by_name(experiment) is None:
+                # A server decides itself where artifacts go; a local store keeps them beside it.
+                place = None if "://" in uri and not uri.startswith("sqlite") else _artifacts(root)
+                _create_experiment(experiment, place)
+            found = mlflow.set_experiment(experiment)
         close_dead_runs(found.experiment_id)
-    except (MlflowException, OSError, sqlite3.Error) as e:
+    except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError, Timeout) as e:
         raise _refusal(uri, e) from e
     return uri
+
+
+def _use(uri: str) -> None:
+    # mlflow also writes the URI to the environment, where it would outlive this project's turn.
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if given is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def _check_store(uri: str) -> None:
@@ -77,6 +89,13 @@ def _check_store(uri: str) -> None:
             store.rollback()
     elif uri.startswith(("http://", "https://")):
         knock(uri)
+
+
+def _alone(uri: str) -> contextlib.AbstractContextManager[Any]:
+    """Let one process at a time open a SQLite store: the first makes tables, and two would clash."""
+    if not uri.startswith("sqlite:///"):
+        return contextlib.nullcontext()
+    return FileLock(uri.removeprefix("sqlite:///") + ".lock", timeout=_FIRST_USE)
 
 
 def _create_experiment(name: str, place: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import transformers
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -66,8 +67,8 @@ def train(experiments: Sequence[str], overrides: Sequence[str] = ()) -> list[Res
     uri = tracking.connect(first.root, first.tracking.experiment)
     corpus, skipped = build_corpus(first)
     state = "unchanged, build skipped" if skipped else "built"
-    console.print(f"[bold]corpus[/] {corpus.digest} ({state}): {corpus.sizes}")
-    console.print(f"[bold]tracking[/] {uri}")
+    console.print(f"[bold]corpus[/] {corpus.digest} ({state}): {corpus.sizes}", soft_wrap=True)
+    console.print(f"[bold]tracking[/] {uri}", soft_wrap=True)
     data = load_data(corpus)
     results = []
     title = f"train · {corpus.sizes['train']} articles · seed {first.seed}"
@@ -178,12 +179,13 @@ def markdown_table(results: Sequence[Result]) -> str:
 
 def print_table(results: Sequence[Result], console: Console) -> None:
     """Print the final table and the next commands."""
-    table = Table(title="Test split: macro-F1 (95 % bootstrap interval)")
-    table.add_column("model")
+    title = "Test split: macro-F1 (95 % bootstrap interval)"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)  # fits 80 columns
+    table.add_column("model", overflow="fold")
     for s in results[0].scores:
-        table.add_column(f"{s.task}\nn = {s.n}")
-    for column in ("docs/s", "MB", "minutes"):
-        table.add_column(column, justify="right")
+        table.add_column(f"{s.task}\nn = {s.n}", no_wrap=True)
+    for column in ("docs/s", "MB", "min"):
+        table.add_column(column, justify="right", no_wrap=True)
     for r in results:
         cells = [f"{s.macro_f1:.3f}\n{s.interval[0]:.3f}–{s.interval[1]:.3f}" for s in r.scores]
         speed, size, minutes = f"{r.docs_per_second:.0f}", f"{r.megabytes:.0f}", f"{r.minutes:.1f}"
@@ -193,7 +195,8 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     console.print(
         "Next: [bold]make ui[/] compares the runs; "
         f"[bold]presseco predict --model {best.folder.name and DIST[best.kind]} "
-        "--input a.jsonl --output b.jsonl[/] classifies your articles."
+        "--input a.jsonl --output b.jsonl[/] classifies your articles.",
+        soft_wrap=True,
     )
 
 
