@@ -3,7 +3,9 @@
 Articles are noisy copies of ours: in most every seventh word is another one, so that they are new
 texts to the duplicate search; a tenth are light rewrites of an earlier one (near-duplicates), a
 fiftieth exact copies. Each size runs in a process of its own; memory is the peak of that process
-and its workers, sampled ten times a second. Writes pipeline.json and pipeline.png beside this file.
+and its workers, sampled ten times a second. On a machine
+that is busy otherwise the wall clock tells little: `per_second_of_free_cores` is reckoned from the CPU
+seconds used (by all processes, idle waiting excluded). Writes pipeline.json and pipeline.png here.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _LINES_A_FILE = 20_000
 
 
 def main() -> None:
+    """Measure the sizes asked for and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES, help="10000 ... 300000")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -51,11 +54,7 @@ def run(folder: Path, size: int, workers: int) -> dict[str, Any]:
     source = folder / f"press{size}"
     generate(source, size)
     row = {"articles": size, **in_process(source, workers)}
-    print(
-        "{articles:>8,} articles {seconds:7.1f} s {per_second:7,.0f}/s {megabytes:6,.0f} MB".format(
-            **row
-        )
-    )
+    say("articles", row)
     return row
 
 
@@ -66,18 +65,25 @@ def run_pages(folder: Path, workers: int, number: int = 1000) -> dict[str, Any]:
     menu = "<nav><ul>" + "<li><a href='/x'>Rubrique du site</a></li>" * 40 + "</ul></nav>"
     for i, text in enumerate(ours()[:number]):
         body = "".join(f"<p>{p}</p>" for p in text.split("\n"))
-        page = f"<html><head><title>{i}</title></head><body>{menu}<article>{body}</article></body></html>"
+        article = f"<body>{menu}<article>{body}</article></body>"
+        page = f"<html><head><title>{i}</title></head>{article}</html>"
         (source / f"{i}.html").write_text(page, encoding="utf-8")
     row = {"articles": len(list(source.iterdir())), **in_process(source, workers)}
-    print(
-        "{articles:>8,} pages    {seconds:7.1f} s {per_second:7,.0f}/s {megabytes:6,.0f} MB".format(
-            **row
-        )
-    )
+    say("pages", row)
     return row
 
 
+def say(what: str, row: dict[str, Any]) -> None:
+    """Print one measured row."""
+    print(
+        f"{row['articles']:>8,} {what:8} {row['seconds']:7.1f} s {row['per_second']:6,}/s "
+        f"({row['per_second_of_free_cores']:,}/s on free cores) {row['megabytes']:,} MB",
+        flush=True,
+    )
+
+
 def in_process(source: Path, workers: int) -> dict[str, Any]:
+    """Return what `measure` finds in a process of its own."""
     command = [sys.executable, __file__, "--measure", str(source), "--workers", str(workers)]
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return dict(json.loads(out.stdout.splitlines()[-1]))
@@ -102,10 +108,13 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
     start, cpu = time.perf_counter(), cpu_seconds()
     counts = collect(source, config, workers=workers)
     seconds = time.perf_counter() - start
+    used = cpu_seconds() - cpu
     return {
         "seconds": round(seconds, 2),
         "per_second": round(counts.read / seconds),
-        "cpu_seconds": round(cpu_seconds() - cpu, 2),
+        "cpu_seconds": round(used, 2),
+        # What the machine gives when nobody else works on it; equal to per_second when idle.
+        "per_second_of_free_cores": round(counts.read / used * max(1, workers)),
         "megabytes": round(peak.stop()),
         "read": counts.read,
         "kept": counts.kept,
@@ -115,6 +124,7 @@ def measure(folder: Path, workers: int) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and its ended children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -147,6 +157,7 @@ class Peak:
 
 
 def ours() -> list[str]:
+    """Return the texts of our business articles."""
     texts = []
     for path in sorted((ROOT / "data/articles").glob("*.jsonl")):
         with path.open(encoding="utf-8") as lines:
@@ -176,6 +187,7 @@ def generate(folder: Path, size: int, seed: int = 1) -> None:
 
 
 def noisy(text: str, words: list[str], share: float, chance: random.Random) -> str:
+    """Return the text with a share of its words replaced by others."""
     lines = [line.split(" ") for line in text.split("\n")]
     for line in lines:
         for i in range(len(line)):
@@ -185,6 +197,7 @@ def noisy(text: str, words: list[str], share: float, chance: random.Random) -> s
 
 
 def machine() -> dict[str, Any]:
+    """Return what the measurement was made on."""
     name = ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -194,6 +207,7 @@ def machine() -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any]) -> None:
+    """Draw time and memory over the number of articles."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -203,6 +217,7 @@ def plot(result: dict[str, Any]) -> None:
     sizes = [r["articles"] for r in runs]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(sizes, [r["seconds"] for r in runs], "o-", label="wall clock")
+    left.plot(sizes, [r["cpu_seconds"] / result["workers"] for r in runs], "s-", label="CPU a core")
     left.plot(sizes, [n / 1500 for n in sizes], "--", color="grey", label="1,500 articles/s")
     left.set(xlabel="articles", ylabel="seconds", title="Time, read to output", ylim=0, xlim=0)
     left.legend()
