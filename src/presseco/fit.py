@@ -173,7 +173,8 @@ def _encoded(
 ) -> tuple[Inputs, Any]:
     """Return a split's inputs and frozen vectors, computed once for all models of this job."""
     settings = config.camembert
-    key = (settings.encoder, settings.max_tokens, settings.frozen_layers, name)
+    kept = (settings.encoder, settings.max_tokens, settings.frozen_layers, settings.precision)
+    key = (*kept, name)
     if key not in data.encoded:
         data.encoded[key] = encode(
             model,
