@@ -54,6 +54,7 @@ promote: .venv/.train ## make the newest version champion if it passes the gate
 	@$(BIN)/presseco promote $(if $(VERSION),--version $(VERSION)) $(OVERRIDES)
 
 reproduce: .venv/.train ## train a run again, RUN=<id>, and compare its metrics
+	@test -n "$(RUN)" || { echo "make reproduce RUN=<run id>: the id is on the run's page in make ui"; exit 1; }
 	@$(BIN)/presseco reproduce --run $(RUN)
 
 robustness: .venv/.train ## behaviour tests of dist/camembert
@@ -74,5 +75,5 @@ ui: .venv/.train ## MLflow's pages on the store that training writes
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 	  --default-artifact-root "$(CURDIR)/mlartifacts"
 
-clean: ## remove what was built; keeps .venv and mlflow.db
-	rm -rf build dist
+clean: ## remove built corpus, checkpoints and dist; keeps .venv, mlflow.db, collected press
+	rm -rf build/corpus build/runs build/compare dist

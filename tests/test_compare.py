@@ -53,7 +53,15 @@ def test_exit_code_tells_a_clear_loss(store: Path) -> None:
 def test_a_run_is_found_by_its_name(store: Path) -> None:
     _run("model · 5 articles", wrong=1)
     newest = _run("model · 5 articles", wrong=2)
-    assert read_run("model · 5", "presseco").id == newest
+    _run("model-tuned · 5 articles", wrong=3)
+    assert read_run("model", "presseco").id == newest
+    assert read_run("model · 5 articles", "presseco").id == newest
+
+
+def test_a_run_is_not_compared_with_itself(store: Path) -> None:
+    run = read_run(_run("model", wrong=1), "presseco")
+    with pytest.raises(StoreError, match="one run"):
+        compare_runs(run, run)
 
 
 def test_runs_that_cannot_be_compared_are_refused(store: Path) -> None:

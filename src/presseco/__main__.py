@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
     robustness = verbs.add_parser("robustness", help="behaviour tests of an exported model")
     robustness.add_argument("--model", default="dist/camembert", help="bundle folder or URI")
-    robustness.add_argument("--experiment", default=_DEFAULT[1], help="experiment file (YAML)")
+    robustness.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
     _add_overrides(robustness)
     robustness.set_defaults(run=_robustness)
     return parser

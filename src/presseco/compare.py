@@ -69,6 +69,8 @@ def compare(root: Path, a: str | None, b: str | None, experiment: str = "pressec
 
 def compare_runs(a: Run, b: Run) -> Comparison:
     """Compare two loaded runs on their common texts; refuse runs whose truth differs."""
+    if a.id == b.id:
+        raise StoreError(f"A and B are one run, {a.name} ({a.id}); name another with A=… or B=…")
     common = [i for i in a.ids if i in set(b.ids)]
     if not common:
         raise StoreError(
@@ -133,10 +135,13 @@ def _run_id(name: str, experiment: str, client: MlflowClient) -> str:
         model, _, version = model.partition("/")
         return str(client.get_model_version(model, version).run_id)
     found = client.get_experiment_by_name(experiment)
-    quoted = name.replace("'", "")
-    query = f"attributes.run_name LIKE '{quoted}%' AND attributes.status = 'FINISHED'"
-    runs = client.search_runs([found.experiment_id], query, 1, 1, ["start_time DESC"])
-    return str(runs[0].info.run_id) if runs else name
+    query = "attributes.status = 'FINISHED' AND tags.purpose = 'train'"
+    runs = client.search_runs([found.experiment_id], query, order_by=["start_time DESC"])
+    for run in runs:
+        # A name is whole, or whole up to a separator: `camembert-mini` is not `camembert-mini-tuned`.
+        if f"{run.info.run_name} · ".startswith(f"{name} · "):
+            return str(run.info.run_id)
+    return name
 
 
 def _numbers(values: list[Any], labels: list[str]) -> Ints:

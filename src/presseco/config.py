@@ -124,6 +124,8 @@ def read_config(experiment: str | Path, overrides: typing.Sequence[str] = ()) ->
     Raises `ConfigError` naming the key, what was found and what is allowed.
     """
     experiment = Path(experiment)
+    if not experiment.is_file():
+        raise ConfigError(f"{experiment}: no such experiment file; see configs/experiment/")
     base = experiment.resolve().parent.parent / "base.yaml"
     data = _merge(_read(base), _read(experiment), str(experiment))
     for item in overrides:

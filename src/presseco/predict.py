@@ -28,6 +28,9 @@ def predict_file(model: str, source: Path, target: Path, *, precision: str = "au
     no document raises `ArticleError` and leaves the answers so far. Raises `StoreError` when the
     part file is of another input or model.
     """
+    if target.is_dir() or (target.exists() and target.samefile(source)):
+        what = "a folder" if target.is_dir() else "the input itself"
+        raise StoreError(f"--output {target} is {what}; name a file of its own for the answers")
     rows = documents(source)
     first = next(rows, None)  # a missing or broken input is said before the model is loaded
     classifier = Classifier.load(model, precision=precision)

@@ -35,7 +35,12 @@ class Probe:
 
 
 def fit_probe(
-    train: Any, labels: Ints, validation: Any, truth: Ints, task_map: list[list[Any]], grid: list[float]
+    train: Any,
+    labels: Ints,
+    validation: Any,
+    truth: Ints,
+    task_map: list[list[Any]],
+    grid: list[float],
 ) -> Probe:
     """Fit one logistic regression a task; its strength is the best macro-F1 on validation."""
     mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-6

@@ -6,6 +6,7 @@ minimum functionality.
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from presseco import tracking
@@ -23,6 +25,8 @@ from presseco.config import Config
 from presseco.corpus import build_corpus
 from presseco.errors import ConfigError
 from presseco.taxonomy import Taxonomy
+
+log = logging.getLogger("presseco")
 
 #: Returns for each text the label of each task.
 Predict = Callable[[list[str]], list[dict[str, str]]]
@@ -212,9 +216,12 @@ def check_bundle(model: str, config: Config, sample: int = 150) -> list[Case]:
         [test[int(i)]["company"] for i in picks],
     )
     tracking.connect(config.root, config.tracking.experiment)
-    client = MlflowClient()
-    run_id = classifier.bundle.lineage["run_id"]
-    for key, value in metrics.items():
-        client.log_metric(run_id, key, value)
-    client.log_dict(run_id, {"cases": [vars(c) for c in cases]}, "robustness.json")
+    client, run_id = MlflowClient(), classifier.bundle.lineage["run_id"]
+    try:
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value)
+        client.log_dict(run_id, {"cases": [vars(c) for c in cases]}, "robustness.json")
+    except MlflowException as e:
+        # A bundle from another store is still worth its figures; they are just not logged.
+        log.warning("not logged: run %s is not in this store (%s)", run_id, str(e).splitlines()[0])
     return cases

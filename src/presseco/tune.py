@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from presseco.corpus import build_corpus
 from presseco.evaluate import mean_macro_f1
 from presseco.files import write_text
 from presseco.fit import Data, fit, load_data
-from presseco.work import working
+from presseco.work import work_folder, working
 
 
 def space(trial: optuna.Trial, kind: str) -> dict[str, Any]:
@@ -76,6 +77,8 @@ def _trial(
     chosen = space(trial, base.kind)
     config = read_config(experiment, [*overrides, *(f"{k}={v}" for k, v in chosen.items())])
     name = f"trial {trial.number} · {config.name}"
+    pruned: optuna.TrialPruned | None = None
+    score = float("nan")
     with tracking.run(name, nested=True, tags={"purpose": "tune"}):
         mlflow.log_params(chosen)
 
@@ -88,11 +91,16 @@ def _trial(
         try:
             with working(config, data.corpus.digest) as work:
                 fitted = fit(config, data, work, lambda *_: None, on_metrics)
-        except optuna.TrialPruned:
+            guess = fitted.logits["validation"]
+            score = mean_macro_f1(data.task_map, guess, data.validation.labels)
+            mlflow.log_metric("validation.macro_f1", score)
+        except optuna.TrialPruned as e:
+            # Pruning is a decision, not an error: the run ends well, its checkpoints are no use.
             mlflow.set_tag("pruned", "true")
-            raise
-        score = mean_macro_f1(data.task_map, fitted.logits["validation"], data.validation.labels)
-        mlflow.log_metric("validation.macro_f1", score)
+            shutil.rmtree(work_folder(config, data.corpus.digest), ignore_errors=True)
+            pruned = e
+    if pruned:
+        raise pruned
     console.print(f"{name}: {score:.4f} (best so far {_best(trial.study, score):.4f})")
     return score
 
