@@ -128,6 +128,15 @@ def test_missing_input_is_said_before_the_model_is_looked_at(tmp_path: Path) -> 
         predict_file("no-model", tmp_path / "no.jsonl", tmp_path / "out.jsonl")
 
 
+def test_output_that_would_destroy_something_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"id": 1, "text": "Une usine ouvre à Lens."}\n', "utf-8")
+    for target, what in ((source, "the input itself"), (tmp_path, "a folder")):
+        with pytest.raises(StoreError, match=what):
+            predict_file("no-model-is-loaded", source, target)
+    assert source.read_text("utf-8").startswith('{"id": 1')
+
+
 def test_goes_on_where_a_killed_run_stopped(tiny_bundle: Path, tmp_path: Path) -> None:
     rows = [{"id": i, "text": f"Brève numéro {i}."} for i in range(3 * CHUNK)]
     bad = [*rows[: 2 * CHUNK + 5], {"id": "bad"}]

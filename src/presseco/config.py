@@ -125,7 +125,7 @@ def read_config(experiment: str | Path, overrides: typing.Sequence[str] = ()) ->
     """
     experiment = Path(experiment)
     if not experiment.is_file():
-        raise ConfigError(f"{experiment}: no such experiment file; see configs/experiment/")
+        raise ConfigError(f"{experiment}: cannot be read: no such file; see configs/experiment/")
     base = experiment.resolve().parent.parent / "base.yaml"
     data = _merge(_read(base), _read(experiment), str(experiment))
     for item in overrides:

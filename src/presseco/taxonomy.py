@@ -124,7 +124,9 @@ def read_taxonomy(path: str | Path) -> Taxonomy:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or "top level"
-        raise TaxonomyError(f"{path}: {where}: {first['msg']} (found {first['input']!r:.80})") from None
+        raise TaxonomyError(
+            f"{path}: {where}: {first['msg']} (found {first['input']!r:.80})"
+        ) from None
     _refuse_repeats(path, "task", taxonomy.names)
     for task in taxonomy.tasks:
         _refuse_repeats(path, f"label of {task.name}", task.ids)
