@@ -28,7 +28,7 @@ def predict_file(model: str, source: Path, target: Path, *, precision: str = "au
     no document raises `ArticleError` and leaves the answers so far. Raises `StoreError` when the
     part file is of another input or model.
     """
-    if target.is_dir() or (target.exists() and target.samefile(source)):
+    if target.is_dir() or target.resolve() == source.resolve():
         what = "a folder" if target.is_dir() else "the input itself"
         raise StoreError(f"--output {target} is {what}; name a file of its own for the answers")
     rows = documents(source)
