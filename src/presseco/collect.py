@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -173,6 +174,9 @@ _chain_of_worker: Chain
 def _begin(chain: Chain) -> None:
     global _chain_of_worker
     _chain_of_worker = chain
+    # Articles leave no cycles behind them; looking for some every 700 objects took a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     # Ctrl-C reaches all processes of a terminal; the parent alone decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A parent that is killed leaves its workers waiting for ever on a queue that they keep open.
