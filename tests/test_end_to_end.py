@@ -385,7 +385,7 @@ from pathlib import Path
 from presseco import tracking
 from presseco.registry import log_and_register
 root = Path(sys.argv[1])
-for turn in range(3):
+for turn in range(2):
     tracking.connect(root, "presseco")
     with tracking.run("r"):
         for step in range(30):
@@ -412,9 +412,9 @@ def test_two_processes_at_once_on_one_store(trained, tmp_path):
         assert process.returncode == 0, errors.decode()
     job = Trained(project, "", 0.0)
     runs = job.runs()
-    assert [r.info.status for r in runs] == ["FINISHED"] * 6
+    assert [r.info.status for r in runs] == ["FINISHED"] * 4
     for r in runs:
         assert len(job.client.get_metric_history(r.info.run_id, "a")) == 30
     versions = job.client.search_model_versions("name='twice'")
-    assert sorted(int(v.version) for v in versions) == [1, 2, 3, 4, 5, 6]
+    assert sorted(int(v.version) for v in versions) == [1, 2, 3, 4]
     assert {v.run_id for v in versions} == {r.info.run_id for r in runs}
