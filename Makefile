@@ -62,7 +62,7 @@ robustness: .venv/.train ## behaviour tests of dist/camembert
 
 test: .venv/.dev ## lint, types, unit, data, model and export tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@HF_HUB_OFFLINE=1 $(BIN)/pytest
+	@HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-services: .venv/.dev ## the heavier suites; they install what they need
 	@$(BIN)/pytest -m services
