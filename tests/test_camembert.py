@@ -235,6 +235,14 @@ def test_nothing_frozen_trains_the_embeddings_too(case, tmp_path):
     assert all(not torch.equal(before[n], after[n]) for n in before)
 
 
+def test_freeze_stops_the_embeddings_with_the_first_layers(case):
+    for layers, still in ((0, ()), (1, ("embeddings.", "encoder.layer.0."))):
+        model = case.model()
+        freeze(model, layers)
+        for name, p in model.roberta.named_parameters():
+            assert p.requires_grad != name.startswith(still or ("-",)), name
+
+
 def test_more_frozen_layers_than_there_are(case):
     with pytest.raises(ConfigError, match="frozen_layers is 3, but the encoder has 2 layers"):
         freeze(case.model(), 3)
@@ -260,6 +268,21 @@ def test_every_trained_weight_is_in_one_group_and_lower_layers_move_slower(case)
     assert words == pytest.approx(bottom * case.config.layer_decay)
     for g in groups:
         assert all((p.dim() > 1) == (g["weight_decay"] > 0) for p in g["params"])
+
+
+def test_first_step_moves_by_the_share_of_the_rate_that_the_schedule_gives(case, tmp_path):
+    """Adam's first step is the rate itself: a third of the peak when three steps warm up."""
+    model = case.model()
+    bias = model.classifier.out_proj.bias
+    before, moved = bias.detach().clone(), []
+    case.tune(
+        tmp_path,
+        model,
+        config={"warmup": 1.0, "epochs": 1},
+        on_step=lambda step, total: moved.append(float((bias - before).detach().abs().max())),
+    )
+    assert len(moved) == 3
+    assert moved[0] == pytest.approx(case.config.head_learning_rate / 3, rel=0.02)
 
 
 def test_training_learns_what_can_be_learnt(case, tmp_path):
@@ -405,8 +428,9 @@ def test_killed_at_a_random_step_it_ends_the_same(case, template, rows, tmp_path
 def test_upper_layers_give_what_the_native_model_gives(case):
     model = case.model().eval()
     rows = list(range(8))
-    ids = [case.train.ids[i] for i in rows]
+    ids = [case.train.ids[i][: 8 + 7 * i] for i in rows]  # of different lengths: padding is masked
     longest = max(map(len, ids))
+    assert min(map(len, ids)) < longest
     batch = torch.full((8, longest), model.config.pad_token_id)
     mask = torch.zeros(8, longest, dtype=torch.bool)
     for i, row in enumerate(ids):
@@ -417,11 +441,18 @@ def test_upper_layers_give_what_the_native_model_gives(case):
     expected = model.roberta(input_ids=batch, attention_mask=mask.long()).last_hidden_state
     assert torch.allclose(hidden[mask], expected[mask], atol=1e-6)
     assert torch.allclose(model.classifier(hidden), native.logits, atol=1e-6)
-    plain = Inputs(case.train.ids, None, [])
-    whole = predict_logits(model, plain, frozen_layers=0, bf16=False)
-    assert whole[rows] == pytest.approx(native.logits.numpy(), abs=1e-5)
-    # Kept lower states are bf16: 8 bits of mantissa, so equal to about 1 %.
-    kept = predict_logits(model, case.train, frozen_layers=1, bf16=False)
+    found = predict_logits(model, Inputs(ids, None, []), frozen_layers=0, bf16=False, size=3)
+    assert found == pytest.approx(native.logits.numpy(), abs=1e-5)
+
+
+def test_kept_lower_states_give_nearly_the_same(case):
+    """They are bf16, 8 bits of mantissa: equal to about 1 %."""
+    model = case.model()
+    ids = [row[: 8 + i] for i, row in enumerate(case.train.ids)]
+    inputs = encode(model, ids, frozen_layers=1, bf16=False, size=5)[0]
+    assert inputs.states is not None and len(inputs.states) == sum(map(len, ids))
+    whole = predict_logits(model, Inputs(ids, None, []), frozen_layers=0, bf16=False)
+    kept = predict_logits(model, inputs, frozen_layers=1, bf16=False)
     assert np.abs(kept - whole).max() < 0.02 * np.abs(whole).max() + 1e-3
 
 
@@ -429,6 +460,7 @@ def test_upper_layers_give_what_the_native_model_gives(case):
 def test_encode_returns_the_vectors_of_the_first_token(case):
     model = case.model().eval()
     ids = case.train.ids[:5]
+    ids = [row[: 9 + 11 * i] for i, row in enumerate(ids)]
     inputs, vectors = encode(model, ids, frozen_layers=0, bf16=False, size=2)
     assert inputs.states is None
     for row, vector in zip(ids, vectors, strict=True):

@@ -16,11 +16,11 @@ TASKS = [["a", ["x", "y", "z"]], ["b", ["u", "v"]]]
 
 @pytest.fixture
 def vectors():
-    """Four groups of vectors of very different scale; labels follow the group."""
+    """Three groups of vectors of very different scale and place; labels follow the group."""
     rng = np.random.default_rng(0)
     group = rng.integers(0, 3, 240)
     scale = 10.0 ** rng.uniform(-2, 2, 32)
-    x = ((np.eye(32)[group] * 3 + rng.normal(0, 1, (240, 32))) * scale).astype(np.float32)
+    x = ((np.eye(32)[group] * 3 + rng.normal(5, 1, (240, 32))) * scale).astype(np.float32)
     labels = np.stack([group, (group == 1).astype(int)], axis=1)
     return x[:160], labels[:160], x[160:], labels[160:]
 
