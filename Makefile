@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := $(if $(HUB)$(ONLINE),0,1)
 
 
-.PHONY: help train data tune curve compare promote reproduce robustness test test-services lint ui clean
+.PHONY: help train data tune curve ablate compare promote reproduce robustness test test-services lint ui clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,9 @@ tune: .venv/.train ## search for better settings: TRIALS=10
 
 curve: .venv/.train ## learning curves of all models (hours on a CPU: SIZES, SEEDS)
 	@$(BIN)/presseco curve $(EXPERIMENTS) $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(OVERRIDES)
+
+ablate: .venv/.train ## what each choice of the recipe is worth (hours on a CPU: SIZE, SEEDS, ONLY, SET)
+	@$(BIN)/presseco ablate $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) $(OVERRIDES)
 
 compare: .venv/.train ## two runs, A=... B=... (default: baseline and CamemBERT of the last training)
 	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b '$(B)')

@@ -103,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(curve)
     curve.set_defaults(run=_curve)
 
+    ablate = verbs.add_parser("ablate", help="what each choice of the recipe is worth, over seeds")
+    ablate.add_argument("--file", type=Path, default=Path("configs/ablation.yaml"))
+    ablate.add_argument("--only", nargs="+", default=[], help="some differences of the file")
+    ablate.add_argument("--size", type=int, default=0, help="training articles (0: all)")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    _add_overrides(ablate)
+    ablate.set_defaults(run=_ablate)
+
     compare = verbs.add_parser("compare", help="two runs: differences, significance, report")
     compare.add_argument("--a", help="run id, run name or models:/name@alias (default: baseline)")
     compare.add_argument("--b", help="the run to judge (default: the last CamemBERT)")
@@ -170,6 +178,13 @@ def _curve(args: argparse.Namespace) -> None:
     from presseco.curve import learning_curve
 
     print(f"points in {learning_curve(args.experiments, args.set, args.sizes, args.seeds)}")
+
+
+def _ablate(args: argparse.Namespace) -> None:
+    from presseco.ablate import ablate
+
+    table = ablate(args.file, args.set, seeds=args.seeds, size=args.size, only=args.only)
+    print(f"table in {table}, points in benchmarks/ablation.json")
 
 
 def _compare(args: argparse.Namespace) -> int:

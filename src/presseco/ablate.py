@@ -1,0 +1,276 @@
+"""Ablation: what each choice of the recipe is worth, over seeds, on validation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import transformers
+import yaml
+from rich.console import Console
+from scipy import stats
+
+from presseco import tracking
+from presseco.config import Config, read_config
+from presseco.corpus import build_corpus
+from presseco.errors import ConfigError, nearest
+from presseco.files import write_text
+from presseco.fit import Data, load_data
+from presseco.points import (
+    compute_point,
+    find_point,
+    flat_metrics,
+    merge_points,
+    point_key,
+    subset,
+    without_test,
+)
+from presseco.progress import progress
+
+#: The name of the unchanged recipe among the points.
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ablation file: the experiment to start from, and named differences as overrides."""
+
+    experiment: Path
+    differences: dict[str, list[str]]
+
+
+def read_plan(path: Path, only: Sequence[str] = ()) -> Plan:
+    """Read an ablation file; `only` keeps some differences (the base always stays).
+
+    Raises `ConfigError` for a difference that is unknown or that the configuration refuses.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; see configs/ablation.yaml")
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or set(data) != {"experiment", "differences"}:
+        raise ConfigError(f"{path}: expected the keys experiment and differences")
+    found = data["differences"] or {}
+    for name in only:
+        if name not in found:
+            raise ConfigError(
+                f"{path}: no difference {name!r}{nearest(name, found)}; it has: {', '.join(found)}"
+            )
+    if BASE in found:
+        raise ConfigError(f"{path}: {BASE!r} is the name of the unchanged recipe; choose another")
+    chosen = {n: found[n] for n in found if not only or n in only}
+    experiment = path.resolve().parent / data["experiment"]
+    plan = Plan(experiment, {n: _overrides(path, n, c) for n, c in chosen.items()})
+    for name, overrides in plan.differences.items():
+        try:
+            read_config(experiment, overrides)
+        except ConfigError as e:
+            raise ConfigError(f"{path}: {name}: {e}") from None
+    return plan
+
+
+def _overrides(path: Path, name: str, change: Any) -> list[str]:
+    if not isinstance(change, dict) or not change:
+        raise ConfigError(f"{path}: {name}: expected settings, such as {{camembert.average: 0.0}}")
+    return [f"{key}={json.dumps(value)}" for key, value in change.items()]
+
+
+def ablate(
+    file: Path, overrides: Sequence[str], *, seeds: Sequence[int], size: int, only: Sequence[str]
+) -> Path:
+    """Train the base and every difference with every seed; return the Markdown table's path.
+
+    Points computed before (build/points) are taken from there. Each new one is appended to
+    benchmarks/ablation.json at once, so a stopped ablation goes on where it was.
+    """
+    plan = read_plan(file, only)
+    base = read_config(plan.experiment, overrides)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    tracking.connect(base.root, base.tracking.experiment)
+    corpus, _ = build_corpus(base)
+    whole = without_test(load_data(corpus))
+    tags = {"purpose": "ablation", "corpus": corpus.digest}
+    points: list[dict[str, Any]] = []
+    with tracking.run(f"ablation · {len(plan.differences)} differences", tags=tags):
+        shared = subset(whole, 0, 0)
+        for seed in seeds:
+            data = subset(whole, size, seed) if size else shared
+            for about, config in _turn(plan, [*overrides, f"seed={seed}"], data):
+                points.append(_point(config, data, about))
+                merge_points(base.path("benchmarks/ablation.json"), points[-1:])
+        mlflow.set_tag("mlflow.note.content", ablation_table(points))
+    return write_ablation(base.root)
+
+
+def _turn(plan: Plan, overrides: list[str], data: Data) -> Iterator[tuple[dict[str, Any], Config]]:
+    """Yield the base and every difference of one seed, with what its point says about itself."""
+    base = read_config(plan.experiment, overrides)
+    batch = _batch(base, data.corpus.digest, len(data.train.ids))
+    for name, change in [(BASE, []), *plan.differences.items()]:
+        config = read_config(plan.experiment, [*overrides, *change])
+        if change and config == base:
+            Console().print(f"{name}: the base does this already, left out", markup=False)
+            continue
+        _forget(data, base, config)
+        about = {"batch": batch, "difference": name, "change": change}
+        yield about | {"epochs": base.camembert.epochs}, config
+
+
+def _point(config: Config, data: Data, about: dict[str, Any]) -> dict[str, Any]:
+    key = point_key(config, data)
+    name = f"{about['difference']} · {len(data.train.ids)} articles · seed {config.seed}"
+    console = Console()
+    point = find_point(config, key)
+    if point is None:
+        with (
+            tracking.run(name, nested=True, tags={"purpose": "ablation"}),
+            progress(console, name) as report,
+        ):
+            mlflow.log_params({"difference": about["difference"], "seed": config.seed})
+            mlflow.log_params({"change": " ".join(about["change"]) or "none"})
+            point = compute_point(
+                config, data, key, report, lambda m, step: mlflow.log_metrics(m, step=step)
+            )
+            mlflow.log_metrics(flat_metrics(point))
+    scores = {t: round(s["macro_f1"], 3) for t, s in point["validation"].items()}
+    console.print(f"{name}: {scores}, {point['seconds']:.0f} s", markup=False, soft_wrap=True)
+    return about | point
+
+
+def _forget(data: Data, *configs: Config) -> None:
+    """Drop the kept states of other encodings: each is hundreds of megabytes for a full corpus."""
+    kept = [
+        (c.camembert.encoder, c.camembert.max_tokens, c.camembert.frozen_layers) for c in configs
+    ]
+    for key in [k for k in data.encoded if k[:3] not in kept]:
+        del data.encoded[key]
+
+
+def _batch(base: Config, corpus: str, articles: int) -> str:
+    """Return the digest of the recipe that differences are taken from: only its points pair."""
+    settings = base.model_dump(mode="json", include={"kind", "baseline", "frozen", "camembert"})
+    text = json.dumps([settings, corpus, articles], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean paired difference to the base over `n` seeds, with its 95 % interval (Student's t).
+
+    One seed gives no interval: `low` and `high` are infinite then.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        clear = "**" if self.low > 0 or self.high < 0 else ""
+        span = f" ({self.low:+.3f} to {self.high:+.3f})" if self.n > 1 else " (one seed)"
+        return f"{clear}{self.mean:+.3f}{clear}{span}"
+
+
+def paired_difference(values: Sequence[float]) -> Difference:
+    """Return the mean of paired differences, one a seed, with its 95 % t interval."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return Difference(mean, -np.inf, np.inf, n)
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return Difference(mean, mean - half, mean + half, n)
+
+
+def compare_to_base(points: Iterable[dict[str, Any]]) -> dict[str, dict[str, Difference]]:
+    """Return, a difference and task (and `mean` of the tasks), the paired difference to the base.
+
+    `points` are of one batch; only seeds that both sides have count.
+    """
+    scores: dict[str, dict[int, dict[str, float]]] = {}
+    for p in points:
+        tasks = {t: s["macro_f1"] for t, s in p["validation"].items()}
+        tasks["mean"] = float(np.mean(list(tasks.values())))
+        scores.setdefault(p["difference"], {})[p["seed"]] = tasks
+    base = scores.pop(BASE, {})
+    out: dict[str, dict[str, Difference]] = {}
+    for name, by_seed in scores.items():
+        both = sorted(set(by_seed) & set(base))
+        if both:
+            out[name] = {
+                t: paired_difference([by_seed[s][t] - base[s][t] for s in both])
+                for t in by_seed[both[0]]
+            }
+    return out
+
+
+def ablation_table(points: Sequence[dict[str, Any]]) -> str:
+    """Return one Markdown section a batch, the newest first: scores of the base, differences."""
+    order = {p["batch"]: i for i, p in enumerate(points)}
+    ranked = sorted(points, key=lambda p: -order[p["batch"]])
+    return "\n\n".join(_section(list(g)) for _, g in groupby(ranked, key=lambda p: p["batch"]))
+
+
+def _section(points: list[dict[str, Any]]) -> str:
+    base = [p for p in points if p["difference"] == BASE]
+    if not base:
+        return f"## Batch {points[0]['batch']}: no point of the base yet"
+    first = base[0]
+    tasks = list(first["validation"])
+    lines = [
+        f"## {first['articles']:,} articles, {first['epochs']} epochs, {len(base)} seeds",
+        "",
+        f"Corpus `{first['corpus']}`, batch `{first['batch']}`, commit "
+        f"`{first['commit']}`, {np.mean([p['seconds'] for p in base]) / 60:.1f} minutes a base run.",
+        "",
+        f"| | seeds | mean of tasks | {' | '.join(tasks)} | minutes |",
+        "|---|--:|" + "---|" * (len(tasks) + 1) + "--:|",
+        f"| base | {len(base)} | {_levels(base, None)} | "
+        + " | ".join(_levels(base, t) for t in tasks)
+        + f" | {_minutes(base)} |",
+    ]
+    found = compare_to_base(points)
+    for name, by_task in sorted(found.items(), key=lambda item: item[1]["mean"].mean):
+        theirs = [p for p in points if p["difference"] == name]
+        change = "<br>".join(theirs[0]["change"])
+        cells = " | ".join(str(by_task[t]) for t in ["mean", *tasks])
+        lines.append(
+            f"| {name}<br>`{change}` | {by_task['mean'].n} | {cells} | {_minutes(theirs)} |"
+        )
+    return "\n".join(lines)
+
+
+def _levels(points: Sequence[dict[str, Any]], task: str | None) -> str:
+    """Return mean ± standard deviation over seeds of macro-F1, of a task or of the tasks' mean."""
+    values = [
+        p["validation"][task]["macro_f1"]
+        if task
+        else np.mean([s["macro_f1"] for s in p["validation"].values()])
+        for p in points
+    ]
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def _minutes(points: Sequence[dict[str, Any]]) -> str:
+    return f"{np.mean([p['seconds'] for p in points]) / 60:.1f}"
+
+
+def write_ablation(root: Path) -> Path:
+    """Write docs/ablation.md from benchmarks/ablation.json."""
+    points = json.loads((root / "benchmarks/ablation.json").read_text(encoding="utf-8"))
+    head = (
+        "# Ablation\n\nGenerated by `make ablate` from benchmarks/ablation.json. Macro-F1 on the "
+        "validation split (held-out writers); the test split is not looked at. Each line changes "
+        "one thing of the recipe and gives the paired difference to the base over seeds with its "
+        "95 % interval (Student's t): negative means that the recipe is right to have it. **Bold**: "
+        "the interval excludes zero. With many lines a few do so by chance.\n\n"
+    )
+    target = root / "docs/ablation.md"
+    write_text(target, head + ablation_table(points) + "\n")
+    return target

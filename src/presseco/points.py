@@ -1,0 +1,162 @@
+"""One point of a curve or an ablation: a model trained and scored, kept by all that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from presseco import tracking
+from presseco.config import Config
+from presseco.encoder import locate
+from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
+from presseco.files import write_text
+from presseco.fit import Data, Examples, fit
+from presseco.progress import Report
+from presseco.taxonomy import MISSING, slices
+from presseco.work import working
+
+#: Part of every key: raise it when training changes so much that old points mean nothing.
+_RECIPE = 1
+#: The sections of the configuration that a kind of model reads.
+_SECTIONS = {
+    "baseline": ("baseline",),
+    "frozen": ("frozen", "camembert"),
+    "camembert": ("frozen", "camembert"),  # the head starts from the frozen model's regression
+}
+OnMetrics = Callable[[dict[str, float], int], None]
+
+
+def subset(data: Data, size: int, seed: int) -> Data:
+    """Return the data with the first `size` training articles of the seed's permutation (0: all).
+
+    So the articles of a small size are among those of a larger one. Train's out-of-domain texts are
+    cut to the same share.
+    """
+    count = len(data.train.ids)
+    if not size or size >= count:
+        return replace(data, encoded={})
+    rng = np.random.default_rng(seed)
+    pick = rng.permutation(count)[:size]
+    train = Examples(
+        [data.train.ids[i] for i in pick],
+        [data.train.texts[i] for i in pick],
+        data.train.labels[pick],
+    )
+    texts = data.outside["train"]
+    few = rng.permutation(len(texts))[: round(len(texts) * size / count)]
+    outside = {**data.outside, "train": [texts[i] for i in few]}
+    return replace(data, train=train, outside=outside, encoded={})
+
+
+def without_test(data: Data) -> Data:
+    """Return the data without its test split: choices must not see it, and predicting it costs."""
+    nothing = Examples([], [], data.test.labels[:0])
+    return replace(data, test=nothing, outside={**data.outside, "test": []})
+
+
+def point_key(config: Config, data: Data) -> str:
+    """Return the digest of all that decides a point's scores.
+
+    That is the seed, the settings that the kind of model reads, the encoder's files, the corpus, and
+    which of its articles are used.
+    """
+    settings = config.model_dump(mode="json")
+    parts: dict[str, Any] = {s: settings[s] for s in _SECTIONS[config.kind]}
+    parts |= {"recipe": _RECIPE, "kind": config.kind, "seed": config.seed}
+    parts |= {"corpus": data.corpus.digest, "train": sorted(data.train.ids)}
+    parts |= {"test": bool(data.test.ids), "outside": sorted(data.outside["train"])}
+    if config.kind != "baseline":
+        parts["encoder"] = encoder_digest(locate(config.camembert.encoder, config.root))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def encoder_digest(folder: Path) -> str:
+    """Return the digest of an encoder's files: the same path may hold other weights tomorrow."""
+    whole = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        with (folder / name).open("rb") as f:
+            whole.update(hashlib.file_digest(f, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def find_point(config: Config, key: str) -> dict[str, Any] | None:
+    """Return a point that was computed before, from build/points."""
+    path = _file(config, key)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def compute_point(
+    config: Config, data: Data, key: str, report: Report, on_metrics: OnMetrics
+) -> dict[str, Any]:
+    """Train and score one point, and keep it in build/points.
+
+    A point holds its key, model, seed, articles, corpus, commit, seconds, and for validation and (if
+    the data has one) test the accuracy and macro-F1 of every task. A killed one goes on from its
+    last checkpoint.
+    """
+    started = time.monotonic()
+    with working(config, key) as work:
+        fitted = fit(config, data, work, report, on_metrics)
+    truths = {"validation": data.validation.labels, "test": data.test.labels}
+    point = {
+        "key": key,
+        "model": config.name,
+        "seed": config.seed,
+        "articles": len(data.train.ids),
+        "corpus": data.corpus.digest,
+        "commit": tracking.git_commit(config.root),
+        "seconds": round(time.monotonic() - started, 1),
+    } | {s: task_scores(data, fitted.logits[s], y) for s, y in truths.items() if len(y)}
+    write_text(_file(config, key), json.dumps(point, indent=1) + "\n")
+    return point
+
+
+def _file(config: Config, key: str) -> Path:
+    return config.path("build/points") / f"{key}.json"
+
+
+def task_scores(data: Data, logits: Floats, truth: Ints) -> dict[str, dict[str, float]]:
+    """Return accuracy and macro-F1 of every task, rounded to 5 places."""
+    out = {}
+    for i, s in enumerate(slices(data.task_map)):
+        known = truth[:, i] != MISSING
+        guess = logits[known, s.start : s.stop].argmax(axis=1)
+        confusion = confusion_matrix(truth[known, i], guess, s.stop - s.start)
+        out[s.name] = {
+            "macro_f1": round(float(macro_f1(confusion)), 5),
+            "accuracy": round(float((guess == truth[known, i]).mean()), 5),
+        }
+    return out
+
+
+def flat_metrics(point: dict[str, Any]) -> dict[str, float]:
+    """Return a point's scores as MLflow metrics, `<split>.<task>.<measure>`."""
+    return {
+        f"{split}.{task}.{measure}": value
+        for split in ("validation", "test")
+        for task, scores in point.get(split, {}).items()
+        for measure, value in scores.items()
+    } | {"seconds": point["seconds"]}
+
+
+def merge_points(path: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Append to a JSON file of points those whose identity is new; return all of them, in order."""
+    kept: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
+    known = {_identity(p) for p in kept}
+    kept += [p for p in points if _identity(p) not in known]
+    body = ",\n".join(
+        json.dumps(p, ensure_ascii=False) for p in kept
+    )  # a line a point: small diffs
+    write_text(path, f"[\n{body}\n]\n")
+    return kept
+
+
+def _identity(point: dict[str, Any]) -> tuple[str, str, str]:
+    return point["key"], str(point.get("batch", "")), str(point.get("difference", ""))
