@@ -241,9 +241,12 @@ class _Graph:
         )
 
     def norm(self, x: str, skip: str, name: str, bias: str = "") -> str:
-        inputs = [x, skip, self.const(self.w[name + ".weight"]), self.const(self.w[name + ".bias"])]
-        inputs += [self.const(self.w[bias])] if bias else []
-        return self.op("SkipLayerNormalization", inputs, _ORT, epsilon=self.c.layer_norm_eps)
+        # `Sum`, not `Add`: onnxruntime fuses Add and LayerNormalization into SkipLayerNormalization,
+        # which takes 4 times as long as the two (0.52 against 0.12 ms for 256 x 384).
+        parts = [x, skip] + ([self.const(self.w[bias])] if bias else [])
+        inputs = [self.op("Sum", parts)]
+        inputs += [self.const(self.w[name + part]) for part in (".weight", ".bias")]
+        return self.op("LayerNormalization", inputs, epsilon=self.c.layer_norm_eps)
 
 
 def _integers(weight: Array, *, axis: int) -> tuple[Array, Array]:
