@@ -27,8 +27,10 @@ from presseco.points import (
     compute_point,
     find_point,
     flat_metrics,
+    forget_encoded,
     merge_points,
     point_key,
+    share_encoded,
     subset,
     without_test,
 )
@@ -93,18 +95,18 @@ def ablate(
     base = read_config(plan.experiment, overrides)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    tracking.connect(base.root, base.tracking.experiment)
+    tracking.record(base.root, base.tracking.experiment)
     corpus, _ = build_corpus(base)
     whole = without_test(load_data(corpus))
     tags = {"purpose": "ablation", "corpus": corpus.digest}
     points: list[dict[str, Any]] = []
     with tracking.run(f"ablation · {len(plan.differences)} differences", tags=tags):
-        shared = subset(whole, 0, 0)
         for seed in seeds:
-            data = subset(whole, size, seed) if size else shared
+            data = subset(whole, size, seed)
             for about, config in _turn(plan, [*overrides, f"seed={seed}"], data):
                 points.append(_point(config, data, about))
                 merge_points(base.path("benchmarks/ablation.json"), points[-1:])
+            share_encoded(whole, data)
         mlflow.set_tag("mlflow.note.content", ablation_table(points))
     return write_ablation(base.root)
 
@@ -118,7 +120,7 @@ def _turn(plan: Plan, overrides: list[str], data: Data) -> Iterator[tuple[dict[s
         if change and config == base:
             Console().print(f"{name}: the base does this already, left out", markup=False)
             continue
-        _forget(data, base, config)
+        forget_encoded(data, base, config)
         about = {"batch": batch, "difference": name, "change": change}
         yield about | {"epochs": base.camembert.epochs}, config
 
@@ -142,15 +144,6 @@ def _point(config: Config, data: Data, about: dict[str, Any]) -> dict[str, Any]:
     scores = {t: round(s["macro_f1"], 3) for t, s in point["validation"].items()}
     console.print(f"{name}: {scores}, {point['seconds']:.0f} s", markup=False, soft_wrap=True)
     return about | point
-
-
-def _forget(data: Data, *configs: Config) -> None:
-    """Drop the kept states of other encodings: each is hundreds of megabytes for a full corpus."""
-    kept = [
-        (c.camembert.encoder, c.camembert.max_tokens, c.camembert.frozen_layers) for c in configs
-    ]
-    for key in [k for k in data.encoded if k[:3] not in kept]:
-        del data.encoded[key]
 
 
 def _batch(base: Config, corpus: str, articles: int) -> str:

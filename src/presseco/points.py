@@ -41,7 +41,7 @@ def subset(data: Data, size: int, seed: int) -> Data:
     """
     count = len(data.train.ids)
     if not size or size >= count:
-        return replace(data, encoded={})
+        return data
     rng = np.random.default_rng(seed)
     pick = rng.permutation(count)[:size]
     train = Examples(
@@ -52,7 +52,22 @@ def subset(data: Data, size: int, seed: int) -> Data:
     texts = data.outside["train"]
     few = rng.permutation(len(texts))[: round(len(texts) * size / count)]
     outside = {**data.outside, "train": [texts[i] for i in few]}
-    return replace(data, train=train, outside=outside, encoded={})
+    shared = {k: v for k, v in data.encoded.items() if k[-1] != "train"}
+    return replace(data, train=train, outside=outside, encoded=shared)
+
+
+def share_encoded(data: Data, part: Data) -> None:
+    """Let `data` keep what a subset of it encoded, training articles apart: the next one needs it."""
+    data.encoded.update({k: v for k, v in part.encoded.items() if k[-1] != "train"})
+
+
+def forget_encoded(data: Data, *configs: Config) -> None:
+    """Drop the states kept for other settings: each is hundreds of megabytes for a full corpus."""
+    kept = [
+        (c.camembert.encoder, c.camembert.max_tokens, c.camembert.frozen_layers) for c in configs
+    ]
+    for key in [k for k in data.encoded if k[:3] not in kept]:
+        del data.encoded[key]
 
 
 def without_test(data: Data) -> Data:
@@ -158,5 +173,5 @@ def merge_points(path: Path, points: list[dict[str, Any]]) -> list[dict[str, Any
     return kept
 
 
-def _identity(point: dict[str, Any]) -> tuple[str, str, str]:
-    return point["key"], str(point.get("batch", "")), str(point.get("difference", ""))
+def _identity(point: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(point.get(k, "")) for k in ("key", "model", "batch", "difference"))
