@@ -61,6 +61,14 @@ def test_article_without_id():
         parse(id=None)
 
 
+@pytest.mark.parametrize("key", ["annotations", "companies_fictional"])
+def test_list_that_is_none(key):
+    with pytest.raises(ArticleError, match=rf"f\.jsonl:4: '{key}' is 5; expected a list"):
+        parse(**{key: 5})
+    with pytest.raises(ArticleError, match="no object of labels"):
+        parse(annotations=["finance"])
+
+
 def test_line_that_is_no_object():
     with pytest.raises(ArticleError, match=r"f\.jsonl:4: expected a JSON object, found list"):
         parse_article("[1]", TAXONOMY, "f.jsonl:4")

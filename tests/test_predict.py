@@ -147,12 +147,7 @@ def test_goes_on_where_a_killed_run_stopped(tiny_bundle: Path, tmp_path: Path) -
     assert len(part.read_text("utf-8").splitlines()) == 2 * CHUNK
     with part.open("a") as f:
         f.write('{"id": "half a li')
-    # The reader mended the line: same file for the note, which knows name, size and time.
-    write_lines(source, rows)
-    note = target.with_name("out.jsonl.part.json")
-    known = json.loads(note.read_text("utf-8"))
-    stat = source.stat()
-    note.write_text(json.dumps({**known, "bytes": stat.st_size, "modified": stat.st_mtime_ns}))
+    write_lines(source, rows)  # the reader mended the line
     marked = part.read_text("utf-8").replace('"id": 0,', '"id": "kept",', 1)
     part.write_text(marked, "utf-8")
     assert predict_file(str(tiny_bundle), source, target) == 3 * CHUNK
@@ -161,13 +156,19 @@ def test_goes_on_where_a_killed_run_stopped(tiny_bundle: Path, tmp_path: Path) -
 
 
 def test_part_of_another_input_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "in.jsonl", [{"id": 1, "text": "a"}, {"id": 2}])
+    rows = [{"id": i, "text": f"Brève {i}."} for i in range(CHUNK)]
+    source = write_lines(tmp_path / "in.jsonl", [*rows, {"id": "bad"}])
     target = tmp_path / "out.jsonl"
     with pytest.raises(ArticleError):
         predict_file(str(tiny_bundle), source, target)
-    other = write_lines(tmp_path / "other.jsonl", [{"id": 1, "text": "a"}])
-    with pytest.raises(StoreError, match=r"another source, bytes, modified. Remove it"):
-        predict_file(str(tiny_bundle), other, target)
+    for other in ([*rows[:-1], {"id": CHUNK - 1, "text": "Autre."}], rows[1:], rows[:1], []):
+        path = write_lines(tmp_path / "other.jsonl", other)
+        with pytest.raises(StoreError, match=r"another input. Remove it"):
+            predict_file(str(tiny_bundle), path, target)
+    target.with_name("out.jsonl.part.json").unlink()
+    with pytest.raises(StoreError, match=r"another model, precision, input. Remove it"):
+        predict_file(str(tiny_bundle), source, target)
+    assert len(target.with_name("out.jsonl.part").read_text("utf-8").splitlines()) == CHUNK
 
 
 def test_command_prints_one_line(

@@ -83,6 +83,11 @@ def parse_article(line: str, taxonomy: Taxonomy, where: str) -> Article:
     for key in ("id", "text"):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise ArticleError(f"{where}: {key!r} is missing or empty; expected a string")
+    for key in ("companies_fictional", "annotations"):
+        if not isinstance(row.get(key) or [], list):
+            raise ArticleError(f"{where}: {key!r} is {row[key]!r}; expected a list")
+    if not all(isinstance(a, dict) for a in row.get("annotations") or []):
+        raise ArticleError(f"{where}: 'annotations' has something that is no object of labels")
     outside = bool(row.get("out_of_domain")) or row.get(taxonomy.names[0]) == OUT_OF_DOMAIN
     labels: dict[str, str | None] = {}
     for task in taxonomy.names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from presseco.classifier import Classifier
-from presseco.documents import documents
+from presseco.documents import Document, documents
 from presseco.errors import StoreError
 from presseco.files import replacing, write_text
 
@@ -25,8 +26,8 @@ def predict_file(model: str, source: Path, target: Path, *, precision: str = "au
 
     `target` is JSON Lines, or by its suffix CSV or parquet. The answers grow in `<target>.part`,
     which a run that starts again continues, and `target` appears when all are there. A row that is
-    no document raises `ArticleError` and leaves the answers so far. Raises `StoreError` when the
-    part file is of another input or model.
+    no document raises `ArticleError` and leaves the answers so far: mend it and start again. Raises
+    `StoreError` when the part file is of another model, or of other rows.
     """
     if target.is_dir() or target.resolve() == source.resolve():
         what = "a folder" if target.is_dir() else "the input itself"
@@ -36,16 +37,18 @@ def predict_file(model: str, source: Path, target: Path, *, precision: str = "au
     classifier = Classifier.load(model, precision=precision)
     target.parent.mkdir(parents=True, exist_ok=True)
     part, note = (target.with_name(f"{target.name}.part{x}") for x in ("", ".json"))
-    done = _resume(part, note, _origin(source, classifier))
-    todo = islice(_with(first, rows), done, None)
+    all_rows = _with(first, rows)
+    place = _resume(part, note, classifier, all_rows)
+    done = place.rows
     before, started = done, time.monotonic()
     with part.open("a", encoding="utf-8") as out:
-        while chunk := list(islice(todo, CHUNK)):
+        while chunk := list(islice(all_rows, CHUNK)):
             predictions = classifier.predict([d.text for d in chunk], [d.title for d in chunk])
             for document, prediction in zip(chunk, predictions, strict=True):
                 row = {"id": document.id, **prediction.to_dict()}
                 out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
             out.flush()
+            place.note(chunk)
             done += len(chunk)
             _progress(done, (done - before) / (time.monotonic() - started))
     _finish(part, target, [t.name for t in classifier.bundle.tasks])
@@ -53,7 +56,7 @@ def predict_file(model: str, source: Path, target: Path, *, precision: str = "au
     return done
 
 
-def _with(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+def _with(first: Document | None, rest: Iterator[Document]) -> Iterator[Document]:
     if first is not None:
         yield first
         yield from rest
@@ -64,41 +67,67 @@ def _progress(done: int, speed: float) -> None:
         print(f"\r{done:,} articles, {speed:.1f} a second ", end="", file=sys.stderr, flush=True)
 
 
-def _origin(source: Path, classifier: Classifier) -> dict[str, Any]:
-    bundle, stat = classifier.bundle, source.stat()
-    return {
-        "source": str(source.resolve()),
-        "bytes": stat.st_size,
-        "modified": stat.st_mtime_ns,
-        "model": f"{bundle.name}@{bundle.version}",
-        "precision": classifier.precision,
-    }
+class _Place:
+    """How far a part file has come, written beside it: rows answered, and a digest of these rows.
+
+    The digest, and not the input's size or date, says whether the input is still the same: a row
+    further on may have been mended in between.
+    """
+
+    def __init__(self, path: Path, model: dict[str, str]) -> None:
+        self.path, self.model, self.rows = path, model, 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def add(self, documents: list[Document]) -> None:
+        """Count some rows in."""
+        for d in documents:
+            self._digest.update(json.dumps([d.id, d.text, d.title], default=str).encode())
+        self.rows += len(documents)
+
+    def note(self, documents: list[Document]) -> None:
+        """Count some rows in whose answers are on disk, and write it down."""
+        self.add(documents)
+        state = {**self.model, "rows": self.rows, "sha256": self.digest}
+        write_text(self.path, json.dumps(state))
 
 
-def _resume(part: Path, note: Path, origin: dict[str, Any]) -> int:
-    """Return how many answers a part file holds; refuse one that is not of this input and model."""
+def _resume(part: Path, note: Path, classifier: Classifier, rows: Iterator[Document]) -> _Place:
+    """Take the rows that a part file has answers of from `rows`; refuse answers of other rows."""
+    bundle = classifier.bundle
+    model = {"model": f"{bundle.name}@{bundle.version}", "precision": classifier.precision}
+    place = _Place(note, model)
     if not part.exists():
-        write_text(note, json.dumps(origin))
-        return 0
-    before = json.loads(note.read_text("utf-8")) if note.exists() else {}
-    if before != origin:
-        differ = ", ".join(k for k in origin if before.get(k) != origin[k])
+        place.note([])
+        return place
+    before = {
+        "rows": 0,
+        "sha256": "",
+        **(json.loads(note.read_text("utf-8")) if note.exists() else {}),
+    }
+    differ = [k for k in model if before.get(k) != model[k]]
+    while place.rows < before["rows"] and (
+        chunk := list(islice(rows, min(CHUNK, before["rows"] - place.rows)))
+    ):
+        place.add(chunk)
+    if place.digest != before["sha256"]:
+        differ.append("input")
+    if differ:
         raise StoreError(
-            f"{part}: answers of an earlier run with another {differ}. Remove it to start anew, or "
-            "write to another file."
+            f"{part}: answers of an earlier run with another {', '.join(differ)}. Remove it to "
+            "start anew, or write to another file."
         )
-    return _answered(part)
+    _cut(part, place.rows)
+    return place
 
 
-def _answered(part: Path) -> int:
-    """Return how many whole lines a part file has; cut a last line that a kill left half-written."""
-    count = whole = 0
+def _cut(part: Path, rows: int) -> None:
+    """Keep the first `rows` lines of a part file: a kill can leave more, and half a line."""
     with part.open("rb+") as f:
-        for line in f:
-            if line.endswith(b"\n"):
-                count, whole = count + 1, whole + len(line)
-        f.truncate(whole)
-    return count
+        f.truncate(sum(len(line) for line in islice(f, rows)))
 
 
 def _finish(part: Path, target: Path, tasks: list[str]) -> None:
