@@ -40,7 +40,6 @@ def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], versi
     first version ever becomes `champion`; later ones wait for a decision.
     """
     logging.getLogger("mlflow.models.model").setLevel(logging.ERROR)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with warnings.catch_warnings():
         # "Add type hints": with them, mlflow would overrule the signature (a text, maybe a title).
         warnings.simplefilter("ignore", UserWarning)
@@ -48,9 +47,14 @@ def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], versi
     client = MlflowClient()
     version = str(info.registered_model_version)
     client.update_model_version(name, version, description=version_of)
+    first_is_champion(client, name, version)
+    return info
+
+
+def first_is_champion(client: MlflowClient, name: str, version: str) -> None:
+    """Give `version` the alias `champion` unless a version has it; later ones need a decision."""
     if CHAMPION not in client.get_registered_model(name).aliases:
         client.set_registered_model_alias(name, CHAMPION, version)
-    return info
 
 
 def _log(kind: str, name: str, folder: Path, tasks: list[str]) -> Any:
@@ -72,7 +76,8 @@ def fetch_bundle(uri: str) -> Path:
     `uri` is `models:/name@alias`, `models:/name/version`, `runs:/id/name`, or `runs:/id`.
     """
     try:
-        mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or _local_store())
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or _local_store(uri))
         if uri.startswith("runs:/") and "/" not in uri.removeprefix("runs:/").strip("/"):
             uri = _only_model(uri.removeprefix("runs:/").strip("/"))
         with contextlib.redirect_stderr(None):
@@ -88,8 +93,14 @@ def fetch_bundle(uri: str) -> Path:
     )
 
 
-def _local_store() -> str:
-    return f"sqlite:///{Path('mlflow.db').resolve()}"
+def _local_store(uri: str) -> str:
+    store = Path("mlflow.db").resolve()
+    if not store.is_file():
+        raise StoreError(
+            f"{uri}: {store} is missing. Call this from the project folder, or set "
+            "MLFLOW_TRACKING_URI to the store that holds the model."
+        )
+    return f"sqlite:///{store}"
 
 
 def _only_model(run_id: str) -> str:

@@ -218,6 +218,7 @@ def check_bundle(model: str, config: Config, sample: int = 150) -> list[Case]:
     tracking.connect(config.root, config.tracking.experiment)
     client, run_id = MlflowClient(), classifier.bundle.lineage["run_id"]
     try:
+        run_id = tracking.find_run(run_id).info.run_id
         for key, value in metrics.items():
             client.log_metric(run_id, key, value)
         client.log_dict(run_id, {"cases": [vars(c) for c in cases]}, "robustness.json")

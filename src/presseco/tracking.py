@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -17,19 +16,18 @@ from types import FrameType
 from typing import Any
 
 import mlflow
-import psutil
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from presseco.errors import StoreError
+from presseco.mirror import SPOOL
 from presseco.network import knock
+from presseco.process import PROCESS, close_dead_runs, this_process
+from presseco.server import impatient, is_server, reason, without_secret
+from presseco.spool import open_spool, public_id, sending
 
-#: Run tag `host:pid:start`: the process that a RUNNING run depends on.
-PROCESS = "process"
-#: Seconds by which two readings of one process' start may differ (the clock is set now and then).
-_DRIFT = 2.0
 #: Seconds that a write waits for another process' write to the same SQLite file.
 _LOCK_WAIT = 20.0
 #: Seconds that a process waits while another makes the tables of a new store (2 to 6 on a free CPU).
@@ -46,36 +44,80 @@ def tracking_uri(root: Path) -> str:
 
 
 def connect(root: Path, experiment: str) -> str:
-    """Point mlflow at the store and the experiment; return the store's URI.
+    """Point mlflow at the store and the experiment, to read them; return the store's URI.
 
     Runs that a killed process left RUNNING are marked KILLED. Raises `StoreError` when the store
     cannot be opened or written.
     """
+    uri = tracking_uri(root)
+    # A server decides itself where artifacts go; a local store keeps them beside it.
+    place = None if "://" in uri and not uri.startswith("sqlite") else _artifacts(root)
+    with impatient():
+        _open(uri, experiment, place)
+    return uri
+
+
+def record(root: Path, experiment: str) -> str:
+    """Point mlflow at where the next top-level `run` is to be written; return the store's URI.
+
+    That is the store itself, or for a server a spool on disk that is sent to it while the run lasts:
+    a server that is away harms no training. Raises `StoreError` when the store refuses.
+    """
+    uri = tracking_uri(root)
+    if not is_server(uri):
+        return connect(root, experiment)
+    _quiet()
+    spool = open_spool(root, uri, experiment)
+    _open(spool.uri, experiment, spool.artifacts)
+    return uri
+
+
+def run_id() -> str:
+    """Return the active run's number for others: the server's, where it is sent to one."""
+    return public_id(mlflow.get_tracking_uri(), mlflow.active_run().info.run_id)
+
+
+def find_run(number: str) -> Any:
+    """Return the run with this number, on a server also by the number that it had on disk."""
+    client = MlflowClient()
+    try:
+        return client.get_run(number)
+    except MlflowException:
+        every = [e.experiment_id for e in client.search_experiments()]
+        found = client.search_runs(every, f"tags.{SPOOL} = '{number}'") if number.isalnum() else []
+        if not found:
+            raise
+        return found[0]
+
+
+def _quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Its errors are raised as well; logged, each comes with a stack trace before our one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    uri = tracking_uri(root)
+
+
+def _open(uri: str, experiment: str, artifacts: str | None) -> None:
+    _quiet()
     try:
         _check_store(uri)
         _use(uri)
         with _alone(uri):
             if MlflowClient().get_experiment_by_name(experiment) is None:
-                # A server decides itself where artifacts go; a local store keeps them beside it.
-                place = None if "://" in uri and not uri.startswith("sqlite") else _artifacts(root)
-                _create_experiment(experiment, place)
+                _create_experiment(experiment, artifacts)
             found = mlflow.set_experiment(experiment)
         close_dead_runs(found.experiment_id)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError, Timeout) as e:
         raise _refusal(uri, e) from e
-    return uri
 
 
 def _use(uri: str) -> None:
     # mlflow also writes the URI to the environment, where it would outlive this project's turn.
-    given = os.environ.get("MLFLOW_TRACKING_URI")
+    given = os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_tracking_uri(uri)
-    if given is None:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if given is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = given
 
 
 def _check_store(uri: str) -> None:
@@ -87,7 +129,7 @@ def _check_store(uri: str) -> None:
             store.execute("BEGIN IMMEDIATE")
             store.execute("CREATE TABLE presseco_may_write (x)")  # locking alone needs no right
             store.rollback()
-    elif uri.startswith(("http://", "https://")):
+    elif is_server(uri):
         knock(uri)
 
 
@@ -111,45 +153,10 @@ def _artifacts(root: Path) -> str:
 
 
 def _refusal(uri: str, error: Exception) -> StoreError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return StoreError(
-        f"tracking store {uri} refuses: {reason}. Check that it can be written and has room, "
-        "or set MLFLOW_TRACKING_URI to another store."
+        f"tracking store {without_secret(uri)} refuses: {reason(error)}. Check that it can be "
+        "written and has room, or set MLFLOW_TRACKING_URI to another store."
     )
-
-
-def close_dead_runs(experiment_id: str) -> list[str]:
-    """Mark the RUNNING runs of this host whose process is gone as KILLED; return their ids."""
-    client = MlflowClient()
-    running = client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING' and tags.{PROCESS} LIKE '{_host()}:%'"
-    )
-    dead = [r.info.run_id for r in running if not _alive(r.data.tags[PROCESS])]
-    for run_id in dead:
-        client.set_tag(run_id, "error", "the process ended without closing the run")
-        client.set_terminated(run_id, "KILLED")
-    return dead
-
-
-def _host() -> str:
-    # The colon parts the tag's fields, the quote would end the search filter's string.
-    return socket.gethostname().replace(":", "-").replace("'", "-")
-
-
-def _this_process() -> str:
-    me = psutil.Process()
-    return f"{_host()}:{me.pid}:{me.create_time():.1f}"
-
-
-def _alive(process: str) -> bool:
-    """Return whether the process of a `PROCESS` tag of this host still runs."""
-    _, pid, started = process.rsplit(":", 2)
-    try:
-        found = psutil.Process(int(pid))
-        same = abs(found.create_time() - float(started)) <= _DRIFT
-        return bool(same and found.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 @contextmanager
@@ -157,9 +164,25 @@ def run(name: str, *, nested: bool = False, tags: dict[str, str] | None = None) 
     """Open a run, and close it with the status that tells how its block ended.
 
     A SIGTERM inside the block becomes `KeyboardInterrupt`, so that the run is marked KILLED and
-    does not stay RUNNING for ever. Raises `StoreError` when the store refuses in the middle.
+    does not stay RUNNING for ever. Raises `StoreError` when the store refuses in the middle. With
+    `record`, the end of the top-level run sends what the server has not got yet.
     """
-    active = _start(name, nested, tags or {})
+    if nested:
+        with _run(name, True, tags or {}) as active:
+            yield active
+        return
+    with sending(mlflow.get_tracking_uri()) as spooled:
+        try:
+            with _run(name, False, tags or {}) as active:
+                yield active
+        finally:
+            if spooled:  # its store goes once it is sent; what is read from now on is the server's
+                _use(os.environ["MLFLOW_TRACKING_URI"])
+
+
+@contextmanager
+def _run(name: str, nested: bool, tags: dict[str, str]) -> Iterator[Any]:
+    active = _start(name, nested, tags)
     previous = _on_terminate()
     status = "FAILED"
     try:
@@ -183,7 +206,7 @@ def run(name: str, *, nested: bool = False, tags: dict[str, str] | None = None) 
 def _start(name: str, nested: bool, tags: dict[str, str]) -> Any:
     try:
         return mlflow.start_run(
-            run_name=name, nested=nested, tags={PROCESS: _this_process(), **tags}
+            run_name=name, nested=nested, tags={PROCESS: this_process(), **tags}
         )
     except MlflowException as e:
         raise _refusal(mlflow.get_tracking_uri(), e) from e
