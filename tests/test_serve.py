@@ -23,6 +23,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import needs
+from presseco.__main__ import main
 from presseco.api import MAX_ARTICLES, MAX_TEXT
 from presseco.classifier import Classifier
 from presseco.errors import BundleError
@@ -235,6 +236,23 @@ def test_bundle_that_cannot_be_loaded() -> None:
             time.sleep(0.02)
         assert response.status_code == 503
         assert "cannot be loaded; see the log" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "0"], "workers is 0; expected 1 or more"),
+        (["--waiting", "-1"], "waiting is -1; expected 0 or more"),
+        (["--timeout", "nan"], "timeout is nan s"),
+        (["--threads", "-2"], "threads is -2"),
+        (["--port", "99999"], "port is 99999"),
+    ],
+)
+def test_numbers_that_no_service_runs_with(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--model", "no-model-is-loaded", *arguments]) == 1
+    assert capsys.readouterr().err.startswith(f"presseco serve: {message}")
 
 
 # The service as it is started, in a process of its own.

@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from presseco import __version__
 from presseco.api import Article, ArticleAnswer, Batch, BatchAnswer, Detail, Status, TaskAnswer
 from presseco.classifier import Classifier, Prediction
-from presseco.errors import StoreError
+from presseco.errors import ConfigError, StoreError
 from presseco.gate import Gate, Metrics, log_to_stdout
 
 log = logging.getLogger("presseco.serve")
@@ -34,6 +34,14 @@ class Limits:
     waiting: int = 32
     seconds: float = 10.0
     max_bytes: int = 4_000_000
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no service can run with."""
+        for name, least in (("workers", 1), ("waiting", 0), ("max_bytes", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        if not 0 < self.seconds < float("inf"):
+            raise ConfigError(f"timeout is {self.seconds:g} s; expected more than 0")
 
 
 class Line:
@@ -91,7 +99,7 @@ def create_app(load: Callable[[], Classifier], limits: Limits | None = None) -> 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.get_running_loop().run_in_executor(None, start)
         yield
-        await asyncio.wait([loading])
+        await asyncio.gather(loading, return_exceptions=True)  # an error is logged already
         line.close()
 
     app = FastAPI(
@@ -190,6 +198,9 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests at work are finished first. Logs go to stdout."""
     limits = limits or Limits()
+    if threads < 0 or not 0 <= port < 65536:
+        what = f"threads is {threads}" if threads < 0 else f"port is {port}"
+        raise ConfigError(f"{what}; expected threads >= 0 (0: all cores), port 0 to 65535")
     log_to_stdout()
     failed: list[Exception] = []
 
