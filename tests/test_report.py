@@ -27,14 +27,16 @@ def scored() -> tuple[dict[str, np.ndarray], np.ndarray, list[TaskScore]]:
     return p, truth, score_all(TAXONOMY.task_map, p, truth)
 
 
-def test_card_holds_every_score_and_a_header_that_yaml_reads(scored):
+@pytest.mark.parametrize(("encoder", "tag"), [("models/encoder", "camembert"), ("none", "skops")])
+def test_card_holds_every_score_and_a_header_that_yaml_reads(scored, encoder, tag):
     _, _, scores = scored
     ones = dict.fromkeys(TAXONOMY.names, 1.0)
-    lineage = {"run_id": "abc123", "corpus_digest": "d00d", "seed": 7}
+    lineage = {"run_id": "abc123", "corpus_digest": "d00d", "seed": 7, "encoder": encoder}
     calibration = {"temperatures": ones, "thresholds": dict.fromkeys(TAXONOMY.names, 0.73)}
     card = model_card("camembert-mini", scores, TAXONOMY, lineage, calibration)
     header = yaml.safe_load(card.split("---")[1])
     assert header["language"] == "fr" and header["license"] == "apache-2.0"
+    assert tag in header["tags"]
     for s in scores:
         [line] = [row for row in card.splitlines() if row.startswith(f"| {s.task} |")]
         assert f"| {s.n} | {s.macro_f1:.3f} |" in line and "0.73" in line
@@ -43,6 +45,7 @@ def test_card_holds_every_score_and_a_header_that_yaml_reads(scored):
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert code
     compile(code[1], "card", "exec")
+    assert ("Classifier" in code[1]) == (tag == "camembert")
 
 
 def test_confusion_figure_writes_every_count(scored):

@@ -51,9 +51,10 @@ def read_bundle(folder: str | Path) -> Bundle:
     try:
         raw = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
+        baseline = (folder / "baseline.json").exists()
+        what = "the baseline, which only MLflow loads" if baseline else f"no {MANIFEST} here"
         raise BundleError(
-            f"{folder}: no {MANIFEST} here. Expected a folder that `make train` wrote, "
-            "such as dist/camembert."
+            f"{folder}: {what}. Expected a folder that `make train` wrote, such as dist/camembert."
         ) from None
     except OSError as e:
         raise BundleError(f"{folder / MANIFEST}: cannot be read: {e}") from None

@@ -7,6 +7,28 @@ from typing import Any
 from presseco.evaluate import TaskScore
 from presseco.taxonomy import Taxonomy
 
+_TEXT = "Alibaba va investir 380 milliards de yuans dans le cloud"
+_BUNDLE_USE = (
+    "```python",
+    "from presseco import Classifier",
+    "",
+    'model = Classifier.load("this folder")',
+    f'for p in model.predict(["{_TEXT}"]):',
+    '    print(p["sector"].label, p["event_type"].label, p["sentiment"].label)',
+    "```",
+)
+_BASELINE_USE = (
+    "TF-IDF and logistic regression, to compare with: `model.skops` is not a bundle, so `presseco",
+    "predict` and `presseco serve` do not load it. MLflow does:",
+    "",
+    "```python",
+    "import mlflow",
+    "",
+    'model = mlflow.pyfunc.load_model("models:/presseco-baseline/1")',
+    f'print(model.predict(["{_TEXT}"]))',
+    "```",
+)
+
 
 def model_card(
     name: str,
@@ -15,13 +37,18 @@ def model_card(
     lineage: dict[str, Any],
     calibration: Any,
 ) -> str:
-    """Return the card as Markdown with the header that the Hugging Face hub reads."""
+    """Return the card as Markdown with the header that the Hugging Face hub reads.
+
+    `lineage["encoder"]` is "none" for the baseline, which is no bundle and is loaded through MLflow.
+    """
+    baseline = lineage["encoder"] == "none"
+    tags = "scikit-learn, skops" if baseline else "camembert, onnx"
     lines = [
         "---",
         "language: fr",
         "license: apache-2.0",
         "pipeline_tag: text-classification",
-        "tags: [business-news, camembert, onnx]",
+        f"tags: [business-news, {tags}]",
         "---",
         f"# presseco-{name}",
         "",
@@ -55,13 +82,7 @@ def model_card(
         "",
         "## Use",
         "",
-        "```python",
-        "from presseco import Classifier",
-        "",
-        'model = Classifier.load("dist/camembert")',
-        'for p in model.predict(["Alibaba va investir 380 milliards de yuans dans le cloud"]):',
-        '    print(p["sector"].label, p["event_type"].label, p["sentiment"].label)',
-        "```",
+        *(_BASELINE_USE if baseline else _BUNDLE_USE),
         "",
         "Not meant for: investment decisions, texts that are not French business news (they are",
         "classified anyway; look at `abstained`), or judging people.",
