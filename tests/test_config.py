@@ -148,3 +148,11 @@ def test_config_is_frozen():
 
     with pytest.raises(ValidationError):
         read_config(MINI).camembert.epochs = 3
+
+
+def test_mistake_of_an_override_names_the_override_and_not_the_file(folder):
+    for item in ("camembert.epoch=3", "seed=-1", "corpus.near_duplicate=[2]"):
+        text = refused(folder, "name: mine", "camembert.epochs=3", item)
+        assert text.startswith(f"--set {item}: ") and "mine.yaml" not in text
+    both = refused(folder, "name: mine\nsed: 1", "seed=-1")
+    assert "mine.yaml: unknown key 'sed'" in both and "--set seed=-1: seed is -1" in both

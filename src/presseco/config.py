@@ -140,7 +140,9 @@ def read_config(experiment: str | Path, overrides: typing.Sequence[str] = ()) ->
     try:
         return Config.model_validate({**data, "root": root})
     except ValidationError as e:
-        raise ConfigError("\n".join(_explain(str(experiment), err) for err in e.errors())) from None
+        found = e.errors()
+        told = [_explain(_source(err, experiment, overrides), err) for err in found]
+        raise ConfigError("\n".join(told)) from None
 
 
 def differences(config: Config) -> dict[str, Any]:
@@ -195,6 +197,16 @@ def _merge(base: dict[str, Any], change: dict[str, Any], where: str) -> dict[str
         else:
             out[key] = value
     return out
+
+
+def _source(error: Any, experiment: Path, overrides: typing.Sequence[str]) -> str:
+    """Return what brought the faulty key in: the last override that sets it, else the file."""
+    loc = [str(p) for p in error["loc"]]
+    for item in reversed(overrides):
+        words = item.partition("=")[0].split(".")
+        if words[: len(loc)] == loc[: len(words)]:
+            return f"--set {item}"
+    return str(experiment)
 
 
 def _explain(where: str, error: Any) -> str:
