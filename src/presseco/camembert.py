@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from presseco import processes
 from presseco.batches import length_batches
 from presseco.config import CamembertConfig
 from presseco.errors import ConfigError
@@ -60,11 +61,12 @@ def fine_tune(
 
     `labels` and `truth` have shape (texts, tasks), `MISSING` where a label is unknown. `folder`
     holds the checkpoints; a run started again with the same arguments goes on where it was and ends
-    with the same weights on the same machine.
+    with the same weights on the same machine. Several processes share each batch (`processes`).
     """
     device = next(model.parameters()).device
     bf16 = use_bf16(config.precision, device)
     freeze(model, config.frozen_layers)
+    processes.spread(model.parameters())
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(_groups(model, config), betas=(0.9, 0.98), eps=1e-6)
     average = {n: p.detach().clone() for n, p in trained.items()}
@@ -82,17 +84,22 @@ def fine_tune(
         batches = length_batches(train.lengths, config.batch_size, seed * 1000 + epoch)
         for rows in batches[state.step - epoch * per_epoch :]:
             # Dropout depends on seed and step only, so a resumed run draws the same masks.
-            torch.manual_seed(seed * 1_000_003 + state.step)
+            torch.manual_seed(seed * 1_000_003 + state.step + (processes.rank() << 40))
             _set_rates(optimizer, _schedule(state.step, total, config.warmup))
             keep = _token_dropout(train, rows, config.token_dropout, seed, state.step)
-            batch, mask = collate(train, rows, model.config.pad_token_id, keep)
+            own = processes.part(len(rows))
+            batch, mask = collate(
+                train, rows[own], model.config.pad_token_id, keep[own] if keep else None
+            )
             with autocast(bf16, device):
                 hidden = upper(model, batch.to(device), mask.to(device), config.frozen_layers)
                 logits = model.classifier(hidden)
+            logits = processes.gather(logits.float(), len(rows))
             loss = multi_task_loss(
-                logits.float(), labels[rows], task_map, weights, config.label_smoothing
-            ) + config.outside_weight * outside_loss(logits.float(), labels[rows], task_map)
+                logits, labels[rows], task_map, weights, config.label_smoothing
+            ) + config.outside_weight * outside_loss(logits, labels[rows], task_map)
             loss.backward()  # type: ignore[no-untyped-call]
+            processes.sum_gradients(trained.values())
             torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -107,7 +114,7 @@ def fine_tune(
             logits_v = predict_logits(
                 model, validation, frozen_layers=config.frozen_layers, bf16=bf16
             )
-            score = mean_macro_f1(task_map, logits_v, truth)
+            score = processes.agree(mean_macro_f1(task_map, logits_v, truth))
             if score > state.best_score:
                 state.best_score, state.best_epoch = score, epoch
                 _write(folder / "best.safetensors", {n: p.detach() for n, p in trained.items()})
@@ -116,10 +123,12 @@ def fine_tune(
         on_epoch(epoch + 1, metrics)
         _save(folder, state, trained, average, optimizer)
         saved = time.monotonic()
-    best = load_file(folder / "best.safetensors")
-    with torch.no_grad():
-        for n, p in trained.items():
-            p.copy_(best[n])
+    if processes.first():
+        best = load_file(folder / "best.safetensors")
+        with torch.no_grad():
+            for n, p in trained.items():
+                p.copy_(best[n])
+    processes.spread(trained.values())
     model.eval()
     return state
 
@@ -271,6 +280,8 @@ def _save(
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    if not processes.first():
+        return
     with replacing(path) as temporary:
         try:
             save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)

@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from presseco import processes
 from presseco.baseline import fit_baseline
 from presseco.camembert import fine_tune
 from presseco.config import Config
 from presseco.corpus import Corpus
 from presseco.encoder import check_fit, load_model, load_tokenizer, locate
 from presseco.errors import ConfigError
-from presseco.evaluate import Floats, Ints
+from presseco.evaluate import Floats, Ints, split_logits
 from presseco.export import export_bundle
 from presseco.probe import fit_probe, start_head
 from presseco.progress import Report
+from presseco.reference import make_reference
 from presseco.states import Inputs, device_for, encode, predict_logits, use_bf16
 from presseco.taxonomy import MISSING, OUTSIDE
 from presseco.text import prepare
@@ -207,7 +209,7 @@ def _frozen(
     )
     start_head(model.classifier, probe)
     logits = {s: probe.logits(v) for s, v in splits.items()}
-    save = _bundle_writer(config, data, model, tokenizer)
+    save = _bundle_writer(config, data, model, tokenizer, logits)
     return Fitted(logits, save, {}, {f"c.{t}": c for t, c in probe.c.items()})
 
 
@@ -249,6 +251,8 @@ def _camembert(
         on_epoch=lambda epoch, metrics: on_metrics(metrics, epoch),
         on_step=lambda step, total: report("fine-tuning", step, total),
     )
+    if not processes.first():  # has helped to train, and has nothing to save
+        return Fitted({}, lambda *_: None, {}, {})
     seconds = time.monotonic() - trained
     seen = (state.step - state.resumed) * settings.batch_size
     logits = {}
@@ -262,11 +266,12 @@ def _camembert(
         "train.seconds": time.monotonic() - started,
         "train.best_epoch": float(state.best_epoch + 1),
     }
-    return Fitted(logits, _bundle_writer(config, data, model, tokenizer), metrics, {})
+    save = _bundle_writer(config, data, model, tokenizer, logits)
+    return Fitted(logits, save, metrics, {})
 
 
 def _bundle_writer(
-    config: Config, data: Data, model: Any, tokenizer: Any
+    config: Config, data: Data, model: Any, tokenizer: Any, logits: dict[str, Floats]
 ) -> Callable[[Path, dict[str, Any], str], None]:
     def save(folder: Path, calibration: dict[str, Any], card: str) -> None:
         encoder = locate(config.camembert.encoder, config.root)
@@ -283,9 +288,22 @@ def _bundle_writer(
             lineage=calibration["lineage"],
             card=card,
             notices=[p for p in (encoder / "NOTICE", config.path("LICENSE")) if p.exists()],
+            reference=_reference(data, logits, calibration),
         )
 
     return save
+
+
+def _reference(
+    data: Data, logits: dict[str, Floats], calibration: dict[str, Any]
+) -> dict[str, Any]:
+    both = np.concatenate([logits["validation"], logits["test"]])
+    return make_reference(
+        split_logits(both, data.task_map, calibration["temperatures"]),
+        calibration["thresholds"],
+        data.validation.texts + data.test.texts,
+        data.train.texts,
+    )
 
 
 def golden_texts(data: Data) -> Golden:
