@@ -14,8 +14,10 @@ from presseco.config import Config, read_config
 from presseco.corpus import Corpus, build_corpus, leaks
 from presseco.errors import SourceError
 from presseco.handover import Counts
+from presseco.labelling import read_labelling
 from presseco.progress import progress
 from presseco.source import Source, read_source
+from presseco.taxonomy import read_taxonomy
 
 
 def data(
@@ -41,6 +43,8 @@ def data(
         with progress(console, f"source {settings.name}") as report:
             counts = collect(settings, config, workers=workers, online=online, report=report)
         _show(console, counts, config.path(settings.folder))
+        if settings.labelling:
+            _label(settings, config, console, online)
         config = for_source(config, settings)
     corpus, skipped = build_corpus(config)
     print(describe_leaks(leaks(corpus)))
@@ -51,6 +55,14 @@ def data(
     state = "unchanged" if skipped else "built"
     print(f"corpus {corpus.digest} {state}: {corpus.sizes} in {corpus.folder}")
     return corpus
+
+
+def _label(settings: Source, config: Config, console: Console, online: bool) -> None:
+    from presseco.label import label_source
+
+    taxonomy = read_taxonomy(config.path(config.corpus.taxonomy))
+    rules = read_labelling(config.path(str(settings.labelling)))
+    label_source(settings, config, rules, taxonomy, console, online=online)
 
 
 def for_source(config: Config, source: Source) -> Config:

@@ -92,6 +92,7 @@ class Source(_Strict):
     keep: Keep = Keep()
     split: SourceSplit = SourceSplit()
     labels: str | None = None
+    labelling: str | None = None
     output: str | None = None
 
     @property
