@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := $(if $(HUB)$(ONLINE),0,1)
 
 
-.PHONY: help train data tune curve ablate compare promote reproduce robustness test test-services lint ui clean
+.PHONY: help train data label tune curve ablate compare promote reproduce robustness test test-services lint ui clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,9 @@ train: .venv/.train ## corpus, baselines and CamemBERT, compared in MLflow, expo
 
 data: $(if $(SOURCE),.venv/.collect,.venv/.train) ## the labelled corpus; SOURCE=configs/source/folder.yaml: of your own press
 	@$(BIN)/presseco data $(if $(SOURCE),--source $(SOURCE)) $(if $(ONLINE),--online) $(OVERRIDES)
+
+label: .venv/.train ## weak labels from patterns, companies, seeds, and how good they are; SOURCE=...
+	@$(BIN)/presseco label $(if $(SOURCE),--source $(SOURCE)) $(if $(ONLINE),--online) $(OVERRIDES)
 
 tune: .venv/.train ## search for better settings: TRIALS=10
 	@$(BIN)/presseco tune --trials $(or $(TRIALS),10) $(OVERRIDES)

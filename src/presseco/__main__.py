@@ -67,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(data)
     data.set_defaults(run=_data)
 
+    label = verbs.add_parser("label", help="weak labels from several sources, and how good each is")
+    label.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    label.add_argument("--source", help="source file (YAML) that `presseco data` has collected")
+    label.add_argument("--labelling", help="labelling file (default: configs/labelling.yaml)")
+    label.add_argument("--online", action="store_true", help="let a language model be asked")
+    _add_overrides(label)
+    label.set_defaults(run=_label)
+
     train = verbs.add_parser("train", help="train, compare in MLflow, register, export")
     train.add_argument("experiments", nargs="*", default=list(_DEFAULT), help="experiment files")
     _add_overrides(train)
@@ -152,6 +160,18 @@ def _data(args: argparse.Namespace) -> None:
         online=args.online,
         workers=args.workers,
         push=args.push,
+    )
+
+
+def _label(args: argparse.Namespace) -> None:
+    from presseco.label import label
+
+    label(
+        args.experiment,
+        args.set,
+        source=args.source,
+        labelling=args.labelling,
+        online=args.online,
     )
 
 
