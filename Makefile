@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := $(if $(HUB)$(ONLINE),0,1)
 
 
-.PHONY: help train data label tune curve ablate compare promote reproduce robustness test test-services lint ui clean
+.PHONY: help train data label tune curve ablate compare promote reproduce robustness test test-services test-browser lint ui clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -53,8 +53,8 @@ curve: .venv/.train ## learning curves of all models (hours on a CPU: SIZES, SEE
 ablate: .venv/.train ## what each choice of the recipe is worth (hours on a CPU: SIZE, SEEDS, ONLY, SET)
 	@$(BIN)/presseco ablate $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) $(OVERRIDES)
 
-compare: .venv/.train ## two runs, A=... B=... (default: baseline and CamemBERT of the last training)
-	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b '$(B)')
+compare: .venv/.train ## two or more runs, A=... B="... ..." (default: baseline and CamemBERT of the last training)
+	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b $(B))
 
 promote: .venv/.train ## make the newest version champion if it passes the gate
 	@$(BIN)/presseco promote $(if $(VERSION),--version $(VERSION)) $(OVERRIDES)
@@ -73,10 +73,14 @@ test: .venv/.dev ## lint, types, unit, data, model and export tests
 test-services: .venv/.dev ## the heavier suites; they install what they need
 	@$(BIN)/pytest -m services
 
+test-browser: .venv/.dev ## MLflow's pages in Chromium, on a store of tiny models
+	@$(BIN)/pytest -m services tests/test_browser.py
+
 lint: .venv/.dev ## format and fix
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 ui: .venv/.train ## MLflow's pages on the store that training writes
+	@$(BIN)/python -m presseco.views http://127.0.0.1:$(or $(PORT),5000)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --port $(or $(PORT),5000) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 	  --default-artifact-root "$(CURDIR)/mlartifacts"

@@ -6,7 +6,8 @@ import mlflow
 import pytest
 
 from presseco import tracking
-from presseco.compare import compare_runs, html_report, read_run, run_compare
+from presseco.compare import compare_runs, read_run, run_compare
+from presseco.compare_page import comparison_page
 from presseco.config import read_config
 from presseco.errors import StoreError
 from presseco.promote import rules
@@ -39,14 +40,14 @@ def test_difference_flips_and_report(store: Path) -> None:
     assert d.verdict == "better" and d.n == 90
     assert [f["change"] for f in c.flipped] == ["won"] * 30
     assert not c.worse
-    page = html_report(c)
+    page = comparison_page(c)
     assert "better" in page and "a10" in page and "<script" not in page
 
 
 def test_exit_code_tells_a_clear_loss(store: Path) -> None:
     a, b = _run("good", wrong=5), _run("bad", wrong=45)
-    assert run_compare(store, a, b) == 2
-    assert run_compare(store, b, a) == 0
+    assert run_compare(store, a, [b]) == 2
+    assert run_compare(store, b, [a]) == 0
     assert list((store / "build/compare").glob("*.html"))
 
 

@@ -121,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = verbs.add_parser("compare", help="two runs: differences, significance, report")
     compare.add_argument("--a", help="run id, run name or models:/name@alias (default: baseline)")
-    compare.add_argument("--b", help="the run to judge (default: the last CamemBERT)")
+    compare.add_argument(
+        "--b", nargs="+", default=[], help="the runs to judge (default: the last CamemBERT)"
+    )
     compare.set_defaults(run=_compare)
 
     promote = verbs.add_parser("promote", help="make a version champion if it passes the gate")

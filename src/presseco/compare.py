@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from presseco import tracking
+from presseco.agreement import kappa
 from presseco.errors import StoreError
-from presseco.evaluate import Ints
+from presseco.evaluate import Ints, confusion_matrix, per_class
 from presseco.files import write_text
-from presseco.results import HUMAN, last_training
+from presseco.results import last_training
+from presseco.runs import Run, read_run
 from presseco.significance import Difference, compare_guesses
+from presseco.table import HUMAN
 
-#: Metrics that the report puts side by side, in this order, where both runs have them.
-_COST = ("docs_per_second", "megabytes", "minutes")
+__all__ = ["Comparison", "Run", "compare", "compare_runs", "read_run", "run_compare"]
 
-
-@dataclass(frozen=True)
-class Run:
-    """One run's predictions on the test split, as label names, and its metrics."""
-
-    id: str
-    name: str
-    corpus: str
-    ids: list[str]
-    truth: dict[str, list[str | None]]
-    guess: dict[str, list[str]]
-    metrics: dict[str, float]
+#: What a model costs, and the sign of a difference that is good.
+COST = {"docs_per_second": "documents a second", "megabytes": "MB", "minutes": "training minutes"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the texts that both predicted: differences by task, and what changed."""
+    """Two runs on the texts that both predicted: differences by task, and what changed.
+
+    `kappa` has, a task, Cohen's kappa of A and of B with the true labels: the measure that the
+    annotators' agreement is given in.
+    """
 
     a: Run
     b: Run
     differences: list[Difference]
+    kappa: dict[str, tuple[float, float]]
     per_class: list[dict[str, Any]]
     flipped: list[dict[str, str]]
 
@@ -55,96 +50,62 @@ class Comparison:
         """Return whether B is clearly worse on a task: what a CI job fails on."""
         return any(d.verdict == "worse" for d in self.differences)
 
+    @property
+    def summary(self) -> str:
+        """Return one sentence: on which tasks B is better, worse, or not clearly either."""
+        parts = []
+        for verdict, text in (("better", "better on"), ("worse", "worse on")):
+            tasks = [d.task for d in self.differences if d.verdict == verdict]
+            parts += [f"{text} {', '.join(tasks)}"] if tasks else []
+        open_ = [d.task for d in self.differences if d.verdict == "no clear difference"]
+        parts += [f"no clear difference on {', '.join(open_)}"] if open_ else []
+        return "B is " + "; ".join(parts) if parts[0][0] != "n" else "; ".join(parts).capitalize()
 
-def compare(root: Path, a: str | None, b: str | None, experiment: str = "presseco") -> Comparison:
-    """Compare run B with run A; without names, the last training's baseline and CamemBERT."""
+
+def compare(
+    root: Path, a: str | None, b: Sequence[str], experiment: str = "presseco"
+) -> list[Comparison]:
+    """Compare each run B with run A; without names, the last training's CamemBERT and baseline."""
     tracking.connect(root, experiment)
-    if a is None or b is None:
+    if a is None or not b:
         _, rows = last_training(root, experiment)
         by_kind = {r.params.get("kind"): r.run_id for r in rows}
         a = a or by_kind.get("baseline") or rows[0].run_id
-        b = b or by_kind.get("camembert") or rows[-1].run_id
-    return compare_runs(read_run(a, experiment), read_run(b, experiment))
+        b = b or [by_kind.get("camembert") or rows[-1].run_id]
+    first = read_run(a, experiment)
+    return [compare_runs(first, read_run(name, experiment)) for name in b]
 
 
 def compare_runs(a: Run, b: Run) -> Comparison:
     """Compare two loaded runs on their common texts; refuse runs whose truth differs."""
     if a.id == b.id:
         raise StoreError(f"A and B are one run, {a.name} ({a.id}); name another with A=… or B=…")
-    common = [i for i in a.ids if i in set(b.ids)]
-    if not common:
+    bt = {i: n for n, i in enumerate(b.ids)}
+    pairs = [(n, bt[i]) for n, i in enumerate(a.ids) if i in bt]
+    if not pairs:
         raise StoreError(
             f"{a.name} and {b.name} have no test text in common (corpora {a.corpus} and {b.corpus}). "
             "Train both on one corpus."
         )
-    at, bt = ({i: n for n, i in enumerate(r.ids)} for r in (a, b))
-    left, right = [at[i] for i in common], [bt[i] for i in common]
-    differences, per_class, flipped = [], [], []
+    differences, agreement, changes, flipped = [], {}, [], []
     for task in a.truth:
-        truth = [a.truth[task][i] for i in left]
-        if truth != [b.truth[task][i] for i in right]:
+        if task not in b.truth:
+            raise StoreError(f"{b.name} has no task {task}; its tasks: {', '.join(b.truth)}")
+        if [a.truth[task][i] for i, _ in pairs] != [b.truth[task][j] for _, j in pairs]:
             raise StoreError(f"{task}: the two runs were scored against different labels")
-        ga, gb = [a.guess[task][i] for i in left], [b.guess[task][i] for i in right]
-        labels = sorted({t for t in truth if t} | set(ga) | set(gb))
-        known = [i for i, t in enumerate(truth) if t is not None]
-        t, x, y = (_numbers([s[i] for i in known], labels) for s in (truth, ga, gb))
+        known = [(i, j) for i, j in pairs if a.truth[task][i] is not None]
+        truth = [str(a.truth[task][i]) for i, _ in known]
+        ga, gb = [a.guess[task][i] for i, _ in known], [b.guess[task][j] for _, j in known]
+        labels = sorted({*truth, *ga, *gb})
+        t, x, y = (_numbers(s, labels) for s in (truth, ga, gb))
         differences.append(compare_guesses(task, t, x, y, len(labels)))
-        per_class += _class_changes(task, labels, t, x, y)
-        for i in known:
-            if ga[i] != gb[i] and truth[i] in (ga[i], gb[i]):
-                row = {
-                    "id": common[i],
-                    "task": task,
-                    "truth": str(truth[i]),
-                    "a": ga[i],
-                    "b": gb[i],
-                }
-                flipped.append(row | {"change": "won" if gb[i] == truth[i] else "lost"})
-    return Comparison(a, b, differences, per_class, flipped)
+        agreement[task] = (kappa(truth, ga), kappa(truth, gb))
+        changes += _class_changes(task, labels, t, x, y)
+        flipped += _flips(a, b, task, known)
+    return Comparison(a, b, differences, agreement, changes, flipped)
 
 
-def read_run(name: str, experiment: str) -> Run:
-    """Return a run by id, by `models:/name@alias`, or by the newest run with this name."""
-    client = MlflowClient()
-    try:
-        run = client.get_run(_run_id(name, experiment, client))
-        with tempfile.TemporaryDirectory() as place:
-            path = client.download_artifacts(run.info.run_id, "predictions_test.json", place)
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (MlflowException, OSError) as e:
-        reason = str(e).splitlines()[0]
-        raise StoreError(f"run {name!r}: no test predictions can be read: {reason}") from e
-    columns = {c: [row[j] for row in table["data"]] for j, c in enumerate(table["columns"])}
-    tasks = [c.removesuffix("_true") for c in columns if c.endswith("_true")]
-    return Run(
-        id=run.info.run_id,
-        name=run.info.run_name,
-        corpus=run.data.params.get("corpus_digest", "unknown"),
-        ids=columns["id"],
-        truth={t: columns[f"{t}_true"] for t in tasks},
-        guess={t: columns[t] for t in tasks},
-        metrics=dict(run.data.metrics),
-    )
-
-
-def _run_id(name: str, experiment: str, client: MlflowClient) -> str:
-    if name.startswith("models:/"):
-        model, _, alias = name.removeprefix("models:/").partition("@")
-        if alias:
-            return str(client.get_model_version_by_alias(model, alias).run_id)
-        model, _, version = model.partition("/")
-        return str(client.get_model_version(model, version).run_id)
-    found = client.get_experiment_by_name(experiment)
-    query = "attributes.status = 'FINISHED' AND tags.purpose = 'train'"
-    runs = client.search_runs([found.experiment_id], query, order_by=["start_time DESC"])
-    for run in runs:
-        # A name is whole, or whole up to a separator: `camembert-mini` is not `camembert-mini-tuned`.
-        if f"{run.info.run_name} · ".startswith(f"{name} · "):
-            return str(run.info.run_id)
-    return name
-
-
-def _numbers(values: list[Any], labels: list[str]) -> Ints:
+def _numbers(values: list[str], labels: list[str]) -> Ints:
     place = {label: i for i, label in enumerate(labels)}
     return np.array([place[v] for v in values], dtype=np.int64)
 
@@ -152,108 +113,74 @@ def _numbers(values: list[Any], labels: list[str]) -> Ints:
 def _class_changes(
     task: str, labels: list[str], truth: Ints, a: Ints, b: Ints
 ) -> list[dict[str, Any]]:
-    rows = []
-    for i, label in enumerate(labels):
-        f1 = [
-            2
-            * float(((g == i) & (truth == i)).sum())
-            / max(1.0, float((g == i).sum() + (truth == i).sum()))
-            for g in (a, b)
-        ]
-        n = int((truth == i).sum())
-        rows.append({"task": task, "label": label, "n": n, "a": f1[0], "b": f1[1]})
-    return rows
+    before, after = (per_class(labels, confusion_matrix(truth, g, len(labels))) for g in (a, b))
+    return [
+        {"task": task, "label": x["label"], "n": x["n"], "a": x["f1"], "b": y["f1"]}
+        for x, y in zip(before, after, strict=True)
+    ]
+
+
+def _flips(a: Run, b: Run, task: str, rows: list[tuple[int, int]]) -> list[dict[str, str]]:
+    """Return the answers that are right in one run and wrong in the other."""
+    found = []
+    for i, j in rows:
+        truth, left, right = str(a.truth[task][i]), a.guess[task][i], b.guess[task][j]
+        if left != right and truth in (left, right):
+            text = b.texts[j] if b.texts else a.texts[i] if a.texts else ""
+            row = {"id": a.ids[i], "task": task, "text": text, "truth": truth, "a": left}
+            found.append(row | {"b": right, "change": "won" if right == truth else "lost"})
+    return found
 
 
 def print_comparison(c: Comparison, console: Console) -> None:
     """Print the differences as a table, and the verdict."""
-    table = Table(title=f"B: {c.b.name}\nA: {c.a.name}")
-    for column in ("task", "n", "A", "B", "B - A (95 %)", "p", "humans (κ)", "verdict"):
-        table.add_column(column)
+    title = f"A: {c.a.name}\nB: {c.b.name}"
+    shape: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+    table = Table(title=title, title_justify="left", **shape)  # fits 80 columns
+    for column in ("task", "A", "B", "B - A (95 %)", "p", "κ A/B", "humans"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("verdict", min_width=10)
     for d in c.differences:
-        interval = f"{d.value:+.3f} ({d.interval[0]:+.3f} to {d.interval[1]:+.3f})"
+        interval = f"{d.value:+.3f}\n{d.interval[0]:+.3f} … {d.interval[1]:+.3f}"
         human = f"{HUMAN[d.task]:.2f}" if d.task in HUMAN else ""
-        table.add_row(
-            d.task, str(d.n), f"{d.a:.3f}", f"{d.b:.3f}", interval, f"{d.p:.3f}", human, d.verdict
-        )
+        kappas = "/".join(f"{k:.2f}" for k in c.kappa[d.task])
+        name, a, b, p = f"{d.task}\nn = {d.n}", f"{d.a:.3f}", f"{d.b:.3f}", f"{d.p:.3f}"
+        table.add_row(name, a, b, interval, p, kappas, human, d.verdict)
     console.print(table)
-    for key in _COST:
+    console.print(
+        "A, B: macro-F1. κ: with the true labels; humans: κ of two annotators of real press.",
+        highlight=False,
+    )
+    for key, words in COST.items():
         if key in c.a.metrics and key in c.b.metrics:
-            console.print(f"{key}: A {c.a.metrics[key]:.1f}, B {c.b.metrics[key]:.1f}")
+            a, b = f"{c.a.metrics[key]:.1f}", f"{c.b.metrics[key]:.1f}"
+            console.print(f"{words}: A {a}, B {b}", highlight=False)
     won = sum(f["change"] == "won" for f in c.flipped)
-    console.print(f"{won} answers won, {len(c.flipped) - won} lost by B")
-
-
-def html_report(c: Comparison) -> str:
-    """Return the comparison as one self-contained HTML page."""
-    diff = [
-        [
-            d.task,
-            d.n,
-            f"{d.a:.3f}",
-            f"{d.b:.3f}",
-            f"{d.value:+.3f} ({d.interval[0]:+.3f} to {d.interval[1]:+.3f})",
-            f"{d.p:.3f}",
-            HUMAN.get(d.task, ""),
-            d.verdict,
-        ]
-        for d in c.differences
-    ]
-    keys = [k for k in sorted(c.a.metrics) if k in c.b.metrics and not k.startswith("train.")]
-    metrics = [[k, f"{c.a.metrics[k]:.3f}", f"{c.b.metrics[k]:.3f}"] for k in keys]
-    classes = [
-        [r["task"], r["label"], r["n"], f"{r['a']:.3f}", f"{r['b']:.3f}", f"{r['b'] - r['a']:+.3f}"]
-        for r in sorted(c.per_class, key=lambda r: r["b"] - r["a"])
-    ]
-    flips = [[f["change"], f["task"], f["id"], f["truth"], f["a"], f["b"]] for f in c.flipped]
-    return "".join(
-        [
-            _HEAD,
-            f"<h1>B {escape(c.b.name)}<br>against A {escape(c.a.name)}</h1>",
-            "<p>Macro-F1 on the common test texts; paired bootstrap interval, approximate "
-            "randomisation p; humans: Cohen's κ between two annotators of real press.</p>",
-            _table(["task", "n", "A", "B", "B − A (95 %)", "p", "humans", "verdict"], diff),
-            "<h2>Labels, worst change first</h2>",
-            _table(["task", "label", "n", "A", "B", "change"], classes),
-            "<h2>Metrics</h2>",
-            _table(["metric", "A", "B"], metrics),
-            f"<h2>Answers that changed ({len(flips)})</h2>",
-            _table(["change", "task", "article", "true", "A", "B"], flips),
-        ]
-    )
-
-
-_HEAD = (
-    "<!doctype html><meta charset='utf-8'><title>presseco compare</title><style>"
-    "body{font:14px/1.5 system-ui,sans-serif;margin:2rem;max-width:70rem;color:#222}"
-    "h1{font-size:1.3rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse}"
-    "td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}"
-    "td:nth-child(n+2){font-variant-numeric:tabular-nums}</style>"
-)
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    cells = "".join(f"<th>{escape(h)}</th>" for h in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{cells}</tr>{body}</table>"
+    console.print(f"{won} answers won, {len(c.flipped) - won} lost by B. {c.summary}.")
 
 
 def write_report(c: Comparison, root: Path) -> Path:
     """Write the HTML report under build/compare and attach it to run B in MLflow."""
+    from presseco.compare_page import comparison_page
+
     path = root / "build" / "compare" / f"{c.a.id[:8]}-{c.b.id[:8]}.html"
-    html = html_report(c)
+    html = comparison_page(c)
     write_text(path, html)
-    MlflowClient().log_text(c.b.id, html, f"compare_{c.a.id[:8]}.html")
+    try:
+        MlflowClient().log_text(c.b.id, html, f"compare/{c.a.model}-{c.a.id[:8]}.html")
+    except (MlflowException, OSError) as e:
+        reason = (str(e).splitlines() or ["unknown error"])[0]
+        raise StoreError(f"{path} is written, but not attached to run {c.b.id}: {reason}") from e
     return path
 
 
-def run_compare(root: Path, a: str | None, b: str | None) -> int:
-    """Print and write the comparison; return the exit code: 2 when B is clearly worse on a task."""
-    mlflow.set_tracking_uri(tracking.tracking_uri(root))
-    comparison = compare(root, a, b)
-    console = Console()
-    print_comparison(comparison, console)
-    console.print(f"report: {write_report(comparison, root)}")
-    return 2 if comparison.worse else 0
+def run_compare(
+    root: Path, a: str | None, b: Sequence[str] = (), experiment: str = "presseco"
+) -> int:
+    """Print and write each comparison; return 2 when a B is clearly worse on a task, else 0."""
+    console, code = Console(), 0
+    for comparison in compare(root, a, b, experiment):
+        print_comparison(comparison, console)
+        console.print(f"report: {write_report(comparison, root)}", soft_wrap=True)
+        code = 2 if comparison.worse else code
+    return code

@@ -30,7 +30,7 @@ from presseco.points import (
     subset,
 )
 from presseco.progress import progress
-from presseco.results import HUMAN
+from presseco.table import HUMAN
 
 
 def learning_curve(

@@ -101,7 +101,7 @@ def score_task(
         interval=(float(low), float(high)),
         accuracy=float((guess == truth).mean()),
         ece=calibration_error(probabilities, truth),
-        per_class=_per_class(labels, confusion),
+        per_class=per_class(labels, confusion),
         confusion=confusion,
     )
 
@@ -136,7 +136,8 @@ def mean_macro_f1(task_map: list[list[Any]], logits: Floats, truth: Ints) -> flo
     return float(np.mean(scores))
 
 
-def _per_class(labels: list[str], confusion: Ints) -> list[dict[str, Any]]:
+def per_class(labels: list[str], confusion: Ints) -> list[dict[str, Any]]:
+    """Return precision, recall, F1 and number of texts of every label; 0 where undefined."""
     rows = []
     for i, label in enumerate(labels):
         hits, true, guessed = confusion[i, i], confusion[i].sum(), confusion[:, i].sum()

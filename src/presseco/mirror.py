@@ -20,6 +20,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from presseco.files import write_text
 from presseco.server import without_secret
+from presseco.views import ROLE, prepare_pages
 
 #: Tag of a server's run, model or version: the number that it has in the store on disk.
 SPOOL = "spool"
@@ -113,6 +114,7 @@ class Mirror:
         if self._place is None:
             found = self.server.get_experiment_by_name(self.experiment)
             self._place = str(found.experiment_id if found else self._create_experiment())
+            prepare_pages(self.server, self.experiment)
         return self._place
 
     def _create_experiment(self) -> str:
@@ -137,6 +139,7 @@ class Mirror:
 
     def _tags(self, run: Any) -> dict[str, str]:
         tags = dict(run.data.tags) | {SPOOL: run.info.run_id}
+        tags.pop(ROLE, None)  # champion among the server's versions, not among those on disk
         if parent := tags.get(_PARENT):
             tags[_PARENT] = self.remote_id(parent)
         return tags

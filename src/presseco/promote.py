@@ -16,6 +16,7 @@ from presseco.compare import Comparison, compare_runs, read_run
 from presseco.config import Config
 from presseco.errors import StoreError
 from presseco.registry import CHAMPION
+from presseco.views import ROLE
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def promote(config: Config, model: str, version: str | None, console: Console) -
     _append(config.path("build/promotions.jsonl"), decision)
     if passed:
         client.set_registered_model_alias(model, CHAMPION, challenger.version)
+        client.set_tag(challenger.run_id, ROLE, CHAMPION)
+        client.set_tag(champion.run_id, ROLE, f"former {CHAMPION}")
     verb = "is now" if passed else "does not become"
     console.print(f"{model} {challenger.version} {verb} {CHAMPION} (was {champion.version})")
     return passed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -18,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from presseco.bundle import MANIFEST
 from presseco.errors import StoreError
 from presseco.pyfunc_table import signature
+from presseco.views import ROLE
 
 CHAMPION = "champion"
 _EXAMPLE = {
@@ -40,7 +42,9 @@ def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], versi
     first version ever becomes `champion`; later ones wait for a decision.
     """
     logging.getLogger("mlflow.models.model").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    # mlflow prints the version's number, which for a server is given when the model arrives there.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         # "Add type hints": with them, mlflow would overrule the signature (a text, maybe a title).
         warnings.simplefilter("ignore", UserWarning)
         info = _log(kind, name, folder, tasks)
@@ -52,9 +56,15 @@ def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], versi
 
 
 def first_is_champion(client: MlflowClient, name: str, version: str) -> None:
-    """Give `version` the alias `champion` unless a version has it; later ones need a decision."""
-    if CHAMPION not in client.get_registered_model(name).aliases:
+    """Give `version` the alias `champion` unless a version has it; later ones need a decision.
+
+    Its run is tagged `role`: champion or challenger.
+    """
+    holder = client.get_registered_model(name).aliases.get(CHAMPION)
+    if holder is None:
         client.set_registered_model_alias(name, CHAMPION, version)
+    role = CHAMPION if holder is None or str(holder) == version else "challenger"
+    client.set_tag(client.get_model_version(name, version).run_id, ROLE, role)
 
 
 def _log(kind: str, name: str, folder: Path, tasks: list[str]) -> Any:

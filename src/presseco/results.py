@@ -16,10 +16,8 @@ from mlflow.tracking import MlflowClient
 from presseco import tracking
 from presseco.errors import StoreError
 from presseco.files import write_text
+from presseco.table import HUMAN, Line, markdown, tasks_of
 
-#: Agreement (Cohen's kappa) of two annotators on 257 real press documents labelled with this
-#: guideline. Another measure on other texts than the bars: an orientation, not a bound.
-HUMAN = {"sector": 0.96, "event_type": 0.90, "sentiment": 0.84}
 _COLORS = ["#b9c7d8", "#6f93b8", "#1f4e79", "#d98e04"]
 
 
@@ -60,7 +58,7 @@ def last_training(root: Path, experiment: str = "presseco") -> tuple[Any, list[R
 
 def scores_figure(rows: list[Row]) -> Figure:
     """Return macro-F1 by task and model with 95 % intervals, human agreement as a dashed line."""
-    tasks = _tasks(rows)
+    tasks = tasks_of(rows[0].metrics)
     figure = Figure(figsize=(7.6, 3.4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(rows)
@@ -102,18 +100,7 @@ def scores_figure(rows: list[Row]) -> Figure:
 
 def results_table(rows: list[Row]) -> str:
     """Return the comparison as Markdown, one line a model."""
-    tasks = _tasks(rows)
-    head = ["model", *[f"{t} macro-F1" for t in tasks], "docs/s", "MB", "minutes"]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    for r in rows:
-        cells = [
-            f"{r.metrics[f'test.{t}.macro_f1']:.3f} "
-            f"({r.metrics[f'test.{t}.macro_f1_low']:.3f}–{r.metrics[f'test.{t}.macro_f1_high']:.3f})"
-            for t in tasks
-        ]
-        cells += [f"{r.metrics['docs_per_second']:.0f}", f"{r.metrics['megabytes']:.0f}"]
-        lines.append(f"| {r.name} | {' | '.join([*cells, format(r.metrics['minutes'], '.1f')])} |")
-    return "\n".join(lines)
+    return markdown([Line(r.name, r.metrics) for r in rows])
 
 
 def write_results(root: Path) -> Path:
@@ -153,7 +140,7 @@ def _calibration_table(rows: list[Row]) -> str:
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for r in rows:
-        for t in _tasks(rows):
+        for t in tasks_of(rows[0].metrics):
             m = r.metrics
             outside = m.get("test.outside_auroc")
             lines.append(
@@ -166,12 +153,6 @@ def _calibration_table(rows: list[Row]) -> str:
         "\n'Answered' is the share over the threshold that allowed 5 % errors on validation."
     )
     return "\n".join(lines)
-
-
-def _tasks(rows: list[Row]) -> list[str]:
-    pattern = re.compile(r"^test\.(\w+)\.macro_f1$")
-    found = [m.group(1) for k in rows[0].metrics if (m := pattern.match(k))]
-    return sorted(found, key=lambda t: list(HUMAN).index(t) if t in HUMAN else len(HUMAN))
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from presseco.network import knock
 from presseco.process import PROCESS, close_dead_runs, this_process
 from presseco.server import impatient, is_server, reason, without_secret
 from presseco.spool import open_spool, public_id, sending
+from presseco.views import prepare_pages
 
 #: Seconds that a write waits for another process' write to the same SQLite file.
 _LOCK_WAIT = 20.0
@@ -106,6 +107,7 @@ def _open(uri: str, experiment: str, artifacts: str | None) -> None:
             if MlflowClient().get_experiment_by_name(experiment) is None:
                 _create_experiment(experiment, artifacts)
             found = mlflow.set_experiment(experiment)
+            prepare_pages(MlflowClient(), experiment)
         close_dead_runs(found.experiment_id)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError, Timeout) as e:
         raise _refusal(uri, e) from e
