@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := $(if $(HUB)$(ONLINE),0,1)
 
 
-.PHONY: help train data label tune curve ablate compare promote reproduce robustness test test-services test-browser lint ui clean
+.PHONY: help train data label tune curve ablate adapt distil compare promote reproduce sync robustness drift test test-services test-browser lint ui clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,10 @@ test-browser: .venv/.dev ## MLflow's pages in Chromium, on a store of tiny model
 
 lint: .venv/.dev ## format and fix
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+drift: .venv/.train ## new articles against those of training, INPUT=articles.jsonl; fails on drift
+	@test -n "$(INPUT)" || { echo "make drift INPUT=<file>: JSON Lines, CSV or parquet with id, text, title"; exit 1; }
+	@$(BIN)/presseco drift --input '$(INPUT)' $(if $(MODEL),--model '$(MODEL)')
+
 
 ui: .venv/.train ## MLflow's pages on the store that training writes
 	@$(BIN)/python -m presseco.views http://127.0.0.1:$(or $(PORT),5000)

@@ -14,7 +14,13 @@ from presseco.errors import PressecoError
 
 _DEFAULT = tuple(f"configs/experiment/{n}.yaml" for n in ("baseline", "frozen", "camembert-mini"))
 #: Extras that hold a package; all others train and collect.
-_EXTRAS = {"fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve", "pyarrow": "table"}
+_EXTRAS = {
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "pyarrow": "table",
+    "matplotlib": "drift",
+}
 _MOST = "train,collect"
 #: The disk refuses: full, over quota, over the file size limit, read-only, not ours.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -101,6 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     tune = verbs.add_parser("tune", help="search for better settings (Optuna)")
     tune.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
     tune.add_argument("--trials", type=int, default=10, help="trials to add to the study")
+    drift = verbs.add_parser("drift", help="new articles against those of training: HTML report")
+    drift.add_argument("--model", default="dist/camembert", help="bundle folder or models:/...")
+    drift.add_argument("--input", required=True, type=Path, help="rows with id, text, title?")
+    drift.add_argument("--output", type=Path, default=Path("build/drift"), help="folder to write")
+    drift.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
+    drift.add_argument(
+        "--fail-on", default="drift", choices=("watch", "drift", "never"), help="exit with code 3"
+    )
+    drift.set_defaults(run=_drift)
+
     _add_overrides(tune)
     tune.set_defaults(run=_tune)
 
@@ -264,3 +280,14 @@ def _predict(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+def _drift(args: argparse.Namespace) -> int:
+    from presseco.drift import drift, exit_code
+
+    found = drift(args.model, args.input, args.output, precision=args.precision)
+    for a in found.aspects:
+        print(f"{a.verdict:<8} {a.name:<25} {a.reason}")
+    where = args.output / "drift.html"
+    print(f"{found.verdict} in {found.articles:,} articles, report in {where}")
+    return exit_code(found.verdict, args.fail_on)
+
+

@@ -23,6 +23,7 @@ from presseco.classifier import Classifier
 from presseco.errors import BundleError
 from presseco.files import replacing
 from presseco.quantize import write_int8
+from presseco.reference import REFERENCE
 from presseco.taxonomy import Taxonomy
 from presseco.text import prepare
 
@@ -56,11 +57,13 @@ def export_bundle(
     lineage: dict[str, Any],
     card: str,
     notices: Sequence[Path] = (),
+    reference: dict[str, Any] | None = None,
 ) -> Path:
     """Write a complete bundle to `folder`, load it again and compare it with `model`.
 
-    The old folder stays until the new one has passed. `golden` needs 20 texts or more. Raises
-    `BundleError` when ONNX and torch differ by more than `PARITY`.
+    The old folder stays until the new one has passed. `golden` needs 20 texts or more; `reference`
+    is what `make_reference` returns. Raises `BundleError` when ONNX and torch differ by more than
+    `PARITY`.
     """
     if len(golden) < 20:
         raise BundleError(f"a bundle needs 20 golden texts or more, got {len(golden)}")
@@ -81,6 +84,9 @@ def export_bundle(
         (new / "README.md").write_text(card, encoding="utf-8")
         for notice in notices:
             shutil.copy(notice, new / notice.name)
+        if reference is not None:
+            text = json.dumps(reference, ensure_ascii=False)
+            (new / REFERENCE).write_text(text, encoding="utf-8")
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
