@@ -53,6 +53,15 @@ curve: .venv/.train ## learning curves of all models (hours on a CPU: SIZES, SEE
 ablate: .venv/.train ## what each choice of the recipe is worth (hours on a CPU: SIZE, SEEDS, ONLY, SET)
 	@$(BIN)/presseco ablate $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) $(OVERRIDES)
 
+adapt: .venv/.collect ## go on pre-training the encoder on unlabelled articles: TEXTS=folder, OUTPUT=folder
+	@test -n "$(TEXTS)" || { echo "make adapt TEXTS=<folder of articles>"; exit 1; }
+	@$(BIN)/presseco adapt --texts $(TEXTS) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(OVERRIDES)
+
+distil: $(if $(TEXTS),.venv/.collect,.venv/.train) ## train the mini from a larger fine-tuned model: TEACHER=bundle, TEXTS=folder
+	@test -n "$(TEACHER)" || { echo "make distil TEACHER=<bundle or checkpoint of a larger model>"; exit 1; }
+	@$(BIN)/presseco train configs/experiment/camembert-mini.yaml --set name=camembert-distilled \
+	  --set distil.teacher=$(TEACHER) $(if $(TEXTS),--set distil.texts=$(TEXTS)) $(OVERRIDES)
+
 compare: .venv/.train ## two or more runs, A=... B="... ..." (default: baseline and CamemBERT of the last training)
 	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b $(B))
 

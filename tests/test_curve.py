@@ -11,8 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from conftest import SHRINK, experiment, sets
 from presseco.__main__ import main
-from presseco.curve import _sizes, curve_figure
-from presseco.results import HUMAN
+from presseco.curve import HUMAN, _sizes, curve_figure
 
 
 def test_sizes_rise_and_come_once():

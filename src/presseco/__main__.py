@@ -29,6 +29,9 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; errors a user can act on are one line on stderr and exit code 1."""
     args = _parser().parse_args(argv)
+    if _processes() > 1 and args.verb != "train":
+        print(f"presseco {args.verb}: runs in one process, without torchrun", file=sys.stderr)
+        return 1
     try:
         code: int | None = args.run(args)
     except PressecoError as e:
@@ -135,6 +138,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(ablate)
     ablate.set_defaults(run=_ablate)
 
+    adapt = verbs.add_parser("adapt", help="go on pre-training the encoder on unlabelled articles")
+    adapt.add_argument("--texts", required=True, type=Path, help="folder of articles")
+    adapt.add_argument("--output", type=Path, default=Path("build/encoder-adapted"))
+    adapt.add_argument("--experiment", default=_DEFAULT[-1], help="whose encoder (YAML)")
+    adapt.add_argument("--epochs", type=int, default=1)
+    adapt.add_argument("--rate", type=float, default=1e-4, help="peak learning rate")
+    adapt.add_argument("--tokens", type=int, default=256, help="a block, at most")
+    adapt.add_argument("--batch", type=int, default=32)
+    adapt.add_argument("--seed", type=int, default=1)
+    _add_overrides(adapt)
+    adapt.set_defaults(run=_adapt)
+
     compare = verbs.add_parser("compare", help="two runs: differences, significance, report")
     compare.add_argument("--a", help="run id, run name or models:/name@alias (default: baseline)")
     compare.add_argument(
@@ -193,6 +208,11 @@ def _label(args: argparse.Namespace) -> None:
     )
 
 
+def _processes() -> int:
+    """Return how many processes torchrun or accelerate started for this command."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
 def _train(args: argparse.Namespace) -> None:
     from presseco.experiments import read_experiments
 
@@ -201,8 +221,10 @@ def _train(args: argparse.Namespace) -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     read_experiments(args.experiments, args.set)  # mistakes are told before the slow imports
-    from presseco.train import train
-
+    if _processes() > 1:
+        from presseco.processes import train_together as train
+    else:
+        from presseco.train import train  # type: ignore[assignment]
     train(args.experiments, args.set)
 
 
@@ -223,6 +245,24 @@ def _ablate(args: argparse.Namespace) -> None:
 
     table = ablate(args.file, args.set, seeds=args.seeds, size=args.size, only=args.only)
     print(f"table in {table}, points in benchmarks/ablation.json")
+
+
+def _adapt(args: argparse.Namespace) -> None:
+    from presseco.adapt import Settings, adapt
+    from presseco.config import read_config
+
+    settings = Settings(
+        epochs=args.epochs,
+        rate=args.rate,
+        batch_size=args.batch,
+        max_tokens=args.tokens,
+        seed=args.seed,
+    )
+    done = adapt(read_config(args.experiment, args.set), args.texts, args.output, settings)
+    print(
+        f"held-out loss a hidden token {done.before:.3f} -> {done.after:.3f} nats, {done.texts:,} "
+        f"texts; encoder in {done.folder}: --set camembert.encoder={done.folder}"
+    )
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -54,6 +54,7 @@ def fine_tune(
     config: CamembertConfig,
     seed: int,
     folder: Path,
+    guide: Callable[[Tensor, list[int]], Tensor] | None = None,
     on_epoch: OnEpoch = lambda epoch, metrics: None,
     on_step: OnStep = lambda step, total: None,
 ) -> Progress:
@@ -62,6 +63,7 @@ def fine_tune(
     `labels` and `truth` have shape (texts, tasks), `MISSING` where a label is unknown. `folder`
     holds the checkpoints; a run started again with the same arguments goes on where it was and ends
     with the same weights on the same machine. Several processes share each batch (`processes`).
+    `guide` adds to the loss of a batch, given its logits and its texts' numbers (`distil`).
     """
     device = next(model.parameters()).device
     bf16 = use_bf16(config.precision, device)
@@ -98,6 +100,8 @@ def fine_tune(
             loss = multi_task_loss(
                 logits, labels[rows], task_map, weights, config.label_smoothing
             ) + config.outside_weight * outside_loss(logits, labels[rows], task_map)
+            if guide is not None:
+                loss = loss + guide(logits, rows)
             loss.backward()  # type: ignore[no-untyped-call]
             processes.sum_gradients(trained.values())
             torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)

@@ -85,6 +85,16 @@ class CamembertConfig(_Strict):
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 
 
+class DistilConfig(_Strict):
+    """A larger fine-tuned model to learn from (docs/model.md); weights are beside the labels' 1."""
+
+    teacher: str
+    texts: str | None = None
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    hidden_weight: Annotated[float, Field(ge=0)] = 0.1
+
+
 class PromoteConfig(_Strict):
     """Limits of the registry's gate, beside "worse on no task, better on one"."""
 
@@ -105,6 +115,7 @@ class Config(_Strict):
     baseline: BaselineConfig
     frozen: FrozenConfig
     camembert: CamembertConfig
+    distil: DistilConfig | None = None
     promote: PromoteConfig
     root: Path = Field(default=Path(), exclude=True, strict=False)
 

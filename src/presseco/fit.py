@@ -20,6 +20,7 @@ from presseco.baseline import fit_baseline
 from presseco.camembert import fine_tune
 from presseco.config import Config
 from presseco.corpus import Corpus
+from presseco.distil import make_guide, unlabelled_texts
 from presseco.encoder import check_fit, load_model, load_tokenizer, locate
 from presseco.errors import ConfigError
 from presseco.evaluate import Floats, Ints, split_logits
@@ -222,8 +223,11 @@ def _camembert(
     bf16 = use_bf16(settings.precision, device_for())
     texts = data.train.texts + data.outside["train"]
     nothing = np.full((len(data.outside["train"]), len(data.task_map)), OUTSIDE, dtype=np.int64)
-    labels = np.concatenate([data.train.labels, nothing])
-    train, train_vectors = _encoded(config, data, model, tokenizer, "train", texts, report)
+    extra = unlabelled_texts(config, data.corpus.taxonomy)
+    unknown = np.full((len(extra), len(data.task_map)), MISSING, dtype=np.int64)
+    labels = np.concatenate([data.train.labels, nothing, unknown])
+    name = "train and unlabelled" if extra else "train"
+    train, train_vectors = _encoded(config, data, model, tokenizer, name, texts + extra, report)
     validation, validation_vectors = _encoded(
         config, data, model, tokenizer, "validation", data.validation.texts, report
     )
@@ -237,6 +241,17 @@ def _camembert(
             config.frozen.c_grid,
         )
         start_head(model.classifier, probe)
+    guide = None
+    if config.distil:
+        guide = make_guide(
+            config,
+            model,
+            train.ids,
+            texts + extra,
+            data.task_map,
+            work,
+            lambda done, total: report("teacher and student vectors", done, total),
+        )
     trained = time.monotonic()
     state = fine_tune(
         model,
@@ -248,9 +263,12 @@ def _camembert(
         config=settings,
         seed=config.seed,
         folder=work,
+        guide=guide,
         on_epoch=lambda epoch, metrics: on_metrics(metrics, epoch),
         on_step=lambda step, total: report("fine-tuning", step, total),
     )
+    if guide:
+        guide.close()
     if not processes.first():  # has helped to train, and has nothing to save
         return Fitted({}, lambda *_: None, {}, {})
     seconds = time.monotonic() - trained

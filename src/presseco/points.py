@@ -14,6 +14,7 @@ import numpy as np
 
 from presseco import tracking
 from presseco.config import Config
+from presseco.distil import checkpoint
 from presseco.encoder import locate
 from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
 from presseco.files import write_text
@@ -87,6 +88,9 @@ def point_key(config: Config, data: Data) -> str:
     parts |= {"recipe": _RECIPE, "kind": config.kind, "seed": config.seed}
     parts |= {"corpus": data.corpus.digest, "train": sorted(data.train.ids)}
     parts |= {"test": bool(data.test.ids), "outside": sorted(data.outside["train"])}
+    if config.distil is not None:
+        teacher = checkpoint(config.path(config.distil.teacher))
+        parts["distil"] = [settings["distil"], encoder_digest(teacher)]
     if config.kind != "baseline":
         parts["encoder"] = encoder_digest(locate(config.camembert.encoder, config.root))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

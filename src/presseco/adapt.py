@@ -1,0 +1,307 @@
+"""Continue an encoder's pre-training on unlabelled articles: masked words (Devlin et al. 2019)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+
+from presseco import tracking
+from presseco.batches import length_batches
+from presseco.config import Config
+from presseco.encoder import load_tokenizer, locate
+from presseco.errors import ConfigError, EncoderError
+from presseco.files import replacing, write_text
+from presseco.points import encoder_digest
+from presseco.progress import Report, progress
+from presseco.states import autocast, device_for, use_bf16
+from presseco.steps import take_steps
+from presseco.taxonomy import read_taxonomy
+from presseco.unlabelled import read_texts
+
+#: Share of the words that are hidden; of their tokens 80 % become <mask>, 10 % a random token and
+#: 10 % stay (Devlin et al. 2019). All tokens of a word are hidden together ("whole word").
+_HIDDEN = 0.15
+#: Share of the texts held out, at least one, at most this many: enough for a loss within 1 %.
+_HELD_OUT, _MOST_HELD_OUT = 0.05, 500
+_START_OF_WORD = "▁"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast; `head_epochs` is for a word head that the encoder came without."""
+
+    epochs: int = 1
+    head_epochs: float = 0.2
+    rate: float = 1e-4
+    head_rate: float = 1e-3
+    batch_size: int = 32
+    max_tokens: int = 256
+    seed: int = 1
+    checkpoint_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Held-out loss a hidden token, in nats: with a new head, when that is trained, at the end."""
+
+    folder: Path
+    texts: int
+    tokens: int
+    start: float
+    before: float
+    after: float
+
+
+def adapt(config: Config, texts: Path, output: Path, settings: Settings) -> Adapted:
+    """Adapt `camembert.encoder` to the articles in `texts`; write an encoder folder to `output`.
+
+    A killed run goes on when started again with the same arguments. The word head is the
+    encoder's own if it has one; else a new one (output weights tied to the word embeddings, bias
+    from the words' frequencies) is trained first while the encoder stands still, so that its noise
+    does not spoil the encoder.
+    """
+    console = Console()
+    transformers.logging.set_verbosity_error()  # a new word head is told by us
+    transformers.logging.disable_progress_bar()
+    if (output / "config.json").exists() and not (output / "adapt.json").exists():
+        raise ConfigError(f"{output}: holds an encoder that adapt did not write; choose another")
+    source = locate(config.camembert.encoder, config.root)
+    with progress(console, "adapt") as report:
+        taxonomy = read_taxonomy(config.path(config.corpus.taxonomy))
+        found, left_out = read_texts(texts, taxonomy, lambda n: report("texts read", n, n))
+        console.print(f"{len(found):,} texts, left out: {dict(left_out) or 'none'}", markup=False)
+        blocks = cut(load_tokenizer(source), found, settings.max_tokens, source)
+        tracking.connect(config.root, config.tracking.experiment)
+        with tracking.run(f"adapt · {texts.name}", tags={"purpose": "adapt"}):
+            mlflow.log_params({**asdict(settings), "encoder": config.camembert.encoder})
+            result = _adapt(config, source, blocks, len(found), output, settings, report)
+            mlflow.log_metrics({k: float(getattr(result, k)) for k in ("start", "before", "after")})
+    return result
+
+
+def _adapt(
+    config: Config,
+    source: Path,
+    blocks: tuple[list[list[int]], list[list[int]]],
+    count: int,
+    output: Path,
+    settings: Settings,
+    report: Report,
+) -> Adapted:
+    train, held = blocks
+    tokens = sum(map(len, train))
+    work = config.path("build/adapt") / _key(source, train, settings)
+    torch.manual_seed(settings.seed)
+    model, new_head = load_masked(source, train)
+    model.to(device_for())
+    game = Game(model, source, use_bf16(config.camembert.precision, device_for()))
+    record = work / "losses.json"
+    losses = json.loads(record.read_text("utf-8")) if record.exists() else {}
+
+    def note(name: str) -> None:
+        if name not in losses:  # a run that goes on has measured it already
+            losses[name] = game.held_out_loss(held)
+            write_text(record, json.dumps(losses))
+
+    note("start")
+    phases = [("words", 1.0 * settings.epochs, settings.rate, dict(model.named_parameters()))]
+    if new_head:
+        head = {n: p for n, p in model.named_parameters() if n.startswith("lm_head.")}
+        phases.insert(0, ("head", settings.head_epochs, settings.head_rate, head))
+    for name, epochs, rate, parameters in phases:
+        if name == "words":
+            note("before")
+        _phase(game, train, parameters, name, epochs, rate, work / name, settings, report)
+    after = game.held_out_loss(held)
+    result = Adapted(output, count, tokens, losses["start"], losses["before"], after)
+    _write(model, source, result, settings)
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _phase(
+    game: Game,
+    train: Sequence[Sequence[int]],
+    parameters: dict[str, Any],
+    name: str,
+    epochs: float,
+    rate: float,
+    folder: Path,
+    settings: Settings,
+    report: Report,
+) -> None:
+    """Train some of the model's parameters on hidden words; the others stand still."""
+    batches = _batches(train, epochs, settings)
+    for n, p in game.model.named_parameters():
+        p.requires_grad_(n in parameters)
+    game.model.train()
+    take_steps(
+        parameters,
+        lambda step: game.loss([train[i] for i in batches[step]], settings.seed * 10**6 + step),
+        total=len(batches),
+        rate=rate,
+        warmup=0.06,
+        folder=folder,
+        seconds=settings.checkpoint_seconds,
+        on_step=lambda step, loss: report(f"{name}, loss {loss:.2f}", step, len(batches)),
+    )
+
+
+def _key(source: Path, train: Sequence[Sequence[int]], settings: Settings) -> str:
+    whole = hashlib.sha256(json.dumps([encoder_digest(source), asdict(settings)]).encode())
+    for block in train:
+        whole.update(np.asarray(block, dtype=np.int32).tobytes())
+    return whole.hexdigest()[:12]
+
+
+def cut(
+    tokenizer: Any, texts: Sequence[str], max_tokens: int, source: Path
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the texts as blocks of at most `max_tokens` ids for training, and the held-out ones.
+
+    A text is held out by its digest, so the same ones are in every run. Each block has its own
+    `<s>` and `</s>`; ends of articles shorter than 8 tokens are dropped.
+    """
+    declared = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    room = declared["max_position_embeddings"] - 2
+    if max_tokens > room:
+        raise ConfigError(f"adapt: {max_tokens} tokens a block; this encoder takes {room}")
+    start, end, size = declared["bos_token_id"], declared["eos_token_id"], max_tokens - 2
+    order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(texts[i].encode()).digest())
+    held = set(order[: min(_MOST_HELD_OUT, max(1, round(_HELD_OUT * len(texts))))])
+    out: tuple[list[list[int]], list[list[int]]] = ([], [])
+    tokenizer.no_truncation()
+    for i, text in enumerate(texts):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        for at in range(0, len(ids), size):
+            if len(ids[at : at + size]) >= 8:
+                out[i in held].append([start, *ids[at : at + size], end])
+    for part, name in zip(out, ("to train on", "held out"), strict=True):
+        if not part:
+            raise ConfigError(f"adapt: {len(texts)} texts leave none {name}; give more texts")
+    return out
+
+
+def _batches(train: Sequence[Sequence[int]], epochs: float, settings: Settings) -> list[list[int]]:
+    """Return the batches of `epochs` passes; a part of a pass takes the first of its batches."""
+    lengths, batches = [len(b) for b in train], []
+    for epoch in range(-int(-epochs // 1)):
+        some = length_batches(lengths, settings.batch_size, settings.seed * 1000 + epoch)
+        batches += some[: max(1, round(len(some) * min(1.0, epochs - epoch)))]
+    return batches
+
+
+def load_masked(source: Path, train: Sequence[Sequence[int]]) -> tuple[Any, bool]:
+    """Return a `CamembertForMaskedLM` of an encoder folder, and whether its word head is new.
+
+    A new head predicts by the words' frequencies at first: its bias is their logarithm.
+    """
+    from transformers import CamembertForMaskedLM
+
+    with safe_open(source / "model.safetensors", "pt") as f:
+        new_head = not any(k.startswith("lm_head.") for k in f.keys())  # noqa: SIM118
+    model, info = CamembertForMaskedLM.from_pretrained(
+        source, dtype="float32", output_loading_info=True, local_files_only=True
+    )
+    lost = [k for k in info["missing_keys"] if not k.startswith("lm_head.")]
+    if lost:
+        raise EncoderError(f"{source}: {len(lost)} encoder weights are missing, e.g. {lost[0]}")
+    if new_head:
+        ids = np.concatenate([np.asarray(b) for b in train])
+        seen = np.bincount(ids, minlength=model.config.vocab_size) + 0.1
+        with torch.no_grad():
+            model.lm_head.bias.copy_(torch.from_numpy(np.log(seen / seen.sum())))
+    return model, new_head
+
+
+class Game:
+    """Hide words of texts and measure how well a model guesses them."""
+
+    def __init__(self, model: Any, source: Path, bf16: bool) -> None:
+        tokenizer = load_tokenizer(source)
+        mask = tokenizer.token_to_id("<mask>")
+        if mask is None:
+            raise EncoderError(f"{source}/tokenizer.json has no <mask>; adapt needs one")
+        self.model, self._mask, self._bf16 = model, mask, bf16
+        self._size = model.config.vocab_size
+        starts = np.zeros(self._size, dtype=bool)
+        for token, number in tokenizer.get_vocab().items():
+            starts[number] = token.startswith(_START_OF_WORD)
+        self._starts = starts
+
+    def hide(self, ids: Sequence[int], rng: np.random.Generator) -> tuple[Any, Any]:
+        """Return the ids with words hidden, and which positions are to be guessed."""
+        found = np.asarray(ids)
+        starts = self._starts[found]
+        starts[[0, 1, -1]] = True  # the first token is a word's, </s> is none
+        word = np.cumsum(starts)
+        hidden = rng.random(word[-1] + 1) < _HIDDEN
+        hidden[[0, word[0], word[-1]]] = False  # no word, <s> and </s>
+        if not hidden.any():
+            hidden[rng.integers(word[0] + 1, word[-1])] = True
+        where = hidden[word]
+        fate, random = rng.random(len(found)), rng.integers(0, self._size, len(found))
+        out = np.where(where & (fate < 0.8), self._mask, found)
+        return np.where(where & (fate >= 0.9), random, out), where
+
+    def loss(self, blocks: Sequence[Sequence[int]], seed: int) -> Tensor:
+        """Return the mean cross-entropy of the hidden tokens of a batch, in nats."""
+        rng = np.random.default_rng(seed)
+        shape = (len(blocks), max(map(len, blocks)))
+        pad = self.model.config.pad_token_id
+        ids, truth = np.full(shape, pad), np.full(shape, -100)
+        for i, block in enumerate(blocks):
+            ids[i, : len(block)], where = self.hide(block, rng)
+            truth[i, : len(block)][where] = np.asarray(block)[where]
+        device = next(self.model.parameters()).device
+        batch, target = torch.from_numpy(ids).to(device), torch.from_numpy(truth).to(device)
+        with autocast(self._bf16, device):
+            mask = (batch != pad).long()
+            states = self.model.roberta(input_ids=batch, attention_mask=mask).last_hidden_state
+            # Only the hidden positions pass the head: 15 % of its work, which is most of the step's.
+            logits = self.model.lm_head(states[target != -100])
+        return functional.cross_entropy(logits.float(), target[target != -100])
+
+    @torch.no_grad()
+    def held_out_loss(self, blocks: Sequence[Sequence[int]]) -> float:
+        """Return the loss on held-out blocks, always with the same words hidden."""
+        was_training = self.model.training
+        self.model.eval()
+        total, n = 0.0, 0
+        for at in range(0, len(blocks), 16):
+            some = blocks[at : at + 16]
+            total, n = total + float(self.loss(some, seed=at)) * len(some), n + len(some)
+        self.model.train(was_training)
+        return total / n
+
+
+def _write(model: Any, source: Path, result: Adapted, settings: Settings) -> None:
+    """Write the encoder folder: weights as wide as the source's, tokenizer, what was done."""
+    with safe_open(source / "model.safetensors", "pt") as f:
+        kind = f.get_slice(next(iter(f.keys()))).get_dtype()
+    model.half() if kind == "F16" else model.float()
+    figures = {k: v for k, v in asdict(result).items() if k != "folder"}
+    with replacing(result.folder) as new:
+        model.save_pretrained(new)
+        for name in ("tokenizer.json", "tokenizer_config.json", "NOTICE"):
+            if (source / name).exists():
+                shutil.copy(source / name, new)
+        # What it is loaded as, however it is stored.
+        declared = json.loads((new / "config.json").read_text("utf-8")) | {"dtype": "float32"}
+        write_text(new / "config.json", json.dumps(declared, indent=1, sort_keys=True) + "\n")
+        note = {**figures, "settings": asdict(settings), "from": encoder_digest(source)}
+        write_text(new / "adapt.json", json.dumps(note, indent=1) + "\n")
