@@ -11,7 +11,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 export MLFLOW_DISABLE_TELEMETRY := true
 # The embedded job never needs the hub; a hub model (camembert-base) is asked for with HUB=1,
 # a source that reads from the network (a feed, a hub dataset) with ONLINE=1.
-export HF_HUB_OFFLINE := $(if $(HUB)$(ONLINE),0,1)
+export HF_HUB_OFFLINE := $(if $(filter-out 0,$(HUB) $(ONLINE)),0,1)
 
 
 .PHONY: help train data label tune curve ablate adapt distil compare promote reproduce sync robustness drift test test-services test-browser lint ui clean
@@ -39,10 +39,10 @@ train: .venv/.train ## corpus, baselines and CamemBERT, compared in MLflow, expo
 	@$(BIN)/presseco train $(EXPERIMENTS) $(OVERRIDES)
 
 data: $(if $(SOURCE),.venv/.collect,.venv/.train) ## the labelled corpus; SOURCE=configs/source/folder.yaml: of your own press
-	@$(BIN)/presseco data $(if $(SOURCE),--source $(SOURCE)) $(if $(ONLINE),--online) $(OVERRIDES)
+	@$(BIN)/presseco data $(if $(SOURCE),--source $(SOURCE)) $(if $(filter-out 0,$(ONLINE)),--online) $(OVERRIDES)
 
 label: .venv/.train ## weak labels from patterns, companies, seeds, and how good they are; SOURCE=...
-	@$(BIN)/presseco label $(if $(SOURCE),--source $(SOURCE)) $(if $(ONLINE),--online) $(OVERRIDES)
+	@$(BIN)/presseco label $(if $(SOURCE),--source $(SOURCE)) $(if $(filter-out 0,$(ONLINE)),--online) $(OVERRIDES)
 
 tune: .venv/.train ## search for better settings: TRIALS=10
 	@$(BIN)/presseco tune --trials $(or $(TRIALS),10) $(OVERRIDES)
@@ -63,14 +63,17 @@ distil: $(if $(TEXTS),.venv/.collect,.venv/.train) ## train the mini from a larg
 	  --set distil.teacher=$(TEACHER) $(if $(TEXTS),--set distil.texts=$(TEXTS)) $(OVERRIDES)
 
 compare: .venv/.train ## two or more runs, A=... B="... ..." (default: baseline and CamemBERT of the last training)
-	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b $(B))
+	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b $(B)) $(OVERRIDES)
 
 promote: .venv/.train ## make the newest version champion if it passes the gate
 	@$(BIN)/presseco promote $(if $(VERSION),--version $(VERSION)) $(OVERRIDES)
 
 reproduce: .venv/.train ## train a run again, RUN=<id>, and compare its metrics
 	@test -n "$(RUN)" || { echo "make reproduce RUN=<run id>: the id is on the run's page in make ui"; exit 1; }
-	@$(BIN)/presseco reproduce --run $(RUN)
+	@$(BIN)/presseco reproduce --run $(RUN) $(OVERRIDES)
+
+sync: .venv/.train ## send the runs that wait for their tracking server
+	@$(BIN)/presseco sync
 
 robustness: .venv/.train ## behaviour tests of dist/camembert
 	@$(BIN)/presseco robustness $(OVERRIDES)
@@ -94,9 +97,10 @@ drift: .venv/.train ## new articles against those of training, INPUT=articles.js
 
 ui: .venv/.train ## MLflow's pages on the store that training writes
 	@$(BIN)/python -m presseco.views http://127.0.0.1:$(or $(PORT),5000)
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the pages of your server: $$MLFLOW_TRACKING_URI"; exit 1;; esac
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --port $(or $(PORT),5000) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 	  --default-artifact-root "$(CURDIR)/mlartifacts"
 
-clean: ## remove built corpus, checkpoints and dist; keeps .venv, mlflow.db, collected press
+clean: ## remove built corpus, checkpoints and dist; keeps .venv, mlflow.db, waiting runs, collected press
 	rm -rf build/corpus build/runs build/compare dist

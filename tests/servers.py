@@ -85,6 +85,6 @@ def presseco(project: Path, server: str, *args: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a command; return what it printed, on both streams."""
-    out, errors = process.communicate(timeout=280)
+    out, errors = process.communicate(timeout=800)
     assert process.returncode == code, errors[-3000:]
     return out + errors

@@ -155,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--b", nargs="+", default=[], help="the runs to judge (default: the last CamemBERT)"
     )
+    compare.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    _add_overrides(compare)
     compare.set_defaults(run=_compare)
 
     promote = verbs.add_parser("promote", help="make a version champion if it passes the gate")
@@ -166,8 +168,13 @@ def _parser() -> argparse.ArgumentParser:
 
     reproduce = verbs.add_parser("reproduce", help="train a run again and compare its metrics")
     reproduce.add_argument("--run", required=True, dest="run_id", help="run id")
-    reproduce.add_argument("--tracking-experiment", default="presseco")
+    reproduce.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    _add_overrides(reproduce)
     reproduce.set_defaults(run=_reproduce)
+
+    sync = verbs.add_parser("sync", help="send runs that wait for their tracking server")
+    sync.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    sync.set_defaults(run=_sync)
 
     robustness = verbs.add_parser("robustness", help="behaviour tests of an exported model")
     robustness.add_argument("--model", default="dist/camembert", help="bundle folder or URI")
@@ -267,8 +274,10 @@ def _adapt(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     from presseco.compare import run_compare
+    from presseco.config import read_config
 
-    return run_compare(Path.cwd(), args.a, args.b)
+    config = read_config(args.experiment, args.set)
+    return run_compare(config.root, args.a, args.b, config.tracking.experiment)
 
 
 def _promote(args: argparse.Namespace) -> int:
@@ -282,9 +291,19 @@ def _promote(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    from presseco.config import read_config
+
+    config = read_config(args.experiment, args.set)  # mistakes are told before the slow imports
     from presseco.reproduce import run_reproduce
 
-    return run_reproduce(Path.cwd(), args.run_id, args.tracking_experiment)
+    return run_reproduce(config, args.run_id)
+
+
+def _sync(args: argparse.Namespace) -> None:
+    from presseco.config import read_config
+    from presseco.spool import sync
+
+    print(sync(read_config(args.experiment).root))
 
 
 def _robustness(args: argparse.Namespace) -> None:

@@ -22,7 +22,12 @@ def read_experiments(files: Sequence[str], overrides: Sequence[str] = ()) -> lis
                 f"{config.name} and {configs[0].name} build different corpora: their scores cannot "
                 "stand in one table. Train them apart, or change the corpus for all: --set corpus.…"
             )
+    find_encoders(configs)
+    return configs
+
+
+def find_encoders(configs: Sequence[Config]) -> None:
+    """Raise `EncoderError` when an experiment's encoder is neither here nor on the hub."""
     for config in configs:
         if config.kind != "baseline":
             locate(config.camembert.encoder, config.root)
-    return configs

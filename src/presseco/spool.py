@@ -1,7 +1,7 @@
-"""Where runs wait for a tracking server: a store on disk that a training writes, and its sender.
+"""Where runs wait for a tracking server: a store on disk that a training writes.
 
 A training that is tracked on a server writes to the disk only, so a server that is slow, away or
-started again cannot harm it. A thread sends what is new every few seconds; what the training leaves
+started again cannot harm it. sender.py sends what is new while the training runs; what it leaves
 behind is sent by the next training or by `presseco sync`.
 """
 
@@ -11,13 +11,9 @@ import contextlib
 import datetime
 import hashlib
 import json
-import logging
 import os
 import shutil
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,17 +28,14 @@ from presseco.files import replacing
 from presseco.mirror import Ledger, Mirror
 from presseco.network import knock
 from presseco.process import close_dead_runs
-from presseco.server import away, impatient, is_server, reason, without_secret
-
-log = logging.getLogger("presseco")
+from presseco.server import impatient, is_server, reason, without_secret
 
 #: Where spools lie in a project; `make clean` leaves them alone.
 PLACE = "build/spool"
-#: Seconds between two passes: what the UI is behind the training at most.
-_EVERY = 5.0
 #: Seconds that a training waits while another makes the empty store (2 to 6 on a free core).
 _FIRST_USE = 120.0
-_TROUBLE = (MlflowException, OSError, SQLAlchemyError)
+#: What mlflow and the network raise when a server is away or refuses.
+TROUBLE = (MlflowException, OSError, SQLAlchemyError)
 
 
 @dataclass(frozen=True)
@@ -82,8 +75,8 @@ class Spool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def new_spool(root: Path, server: str, experiment: str) -> Spool:
-    """Make an empty spool in the project folder, for one training."""
+def new_spool(root: Path, server: str, experiment: str) -> tuple[Spool, FileLock]:
+    """Make an empty spool in the project folder, for one training; return it and its lock, held."""
     place = root.resolve() / PLACE
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     spool = Spool(place / f"{stamp}-{os.getpid()}", without_secret(server), experiment)
@@ -91,9 +84,12 @@ def new_spool(root: Path, server: str, experiment: str) -> Spool:
     with replacing(spool.folder) as folder:
         folder.mkdir()
         shutil.copy(empty, folder / "mlflow.db")
+        # Held before the folder has its name, so that no sync takes the spool for a forgotten one.
+        lock = FileLock(folder / "lock", timeout=0)
+        lock.acquire()
         about = {"server": spool.server, "experiment": experiment}
         (folder / "spool.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    return spool
+    return spool, lock
 
 
 def _empty_store(place: Path) -> Path:
@@ -125,166 +121,15 @@ def send(spool: Spool) -> int:
     is away or refuses.
     """
     with spool.lock():
-        mirror = spool.mirror()
-        knock(mirror.address)
+        mirror, sent = spool.mirror(), 0
         if found := mirror.local.get_experiment_by_name(spool.experiment):
             close_dead_runs(found.experiment_id, mirror.local)
-        sent = mirror.send()
+        if mirror.waiting():  # a training that failed before its first run left nothing
+            knock(mirror.address)
+            sent = mirror.send()
         if not mirror.waiting():  # a run of another machine may still be running
             spool.remove()
         return sent
-
-
-class Sender:
-    """Sends a spool while its training runs; the training never waits for more than a run's number."""
-
-    def __init__(self, spool: Spool) -> None:
-        self.spool = spool
-        self.mirror = spool.mirror()
-        self.trouble = ""
-        self._lock = spool.lock()
-        self._lock.acquire()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="presseco-sender", daemon=True)
-
-    @property
-    def name(self) -> str:
-        """Return the server's address as it may be printed."""
-        return without_secret(self.mirror.address)
-
-    def greet(self) -> None:
-        """Look whether the server is there and takes our runs; say so when it is away.
-
-        Raises `StoreError` when it answers and refuses: that is a mistake to tell at once.
-        """
-        try:
-            with impatient():
-                knock(self.mirror.address)
-                self.mirror.server.get_experiment_by_name(self.spool.experiment)
-        except _TROUBLE as e:
-            if away(e):
-                return self._note(e)
-            self.close()
-            self.spool.remove()
-            raise StoreError(
-                f"tracking server {self.name} refuses: {reason(e)}. "
-                "Check its address and your rights, or set MLFLOW_TRACKING_URI to another store."
-            ) from e
-
-    def start(self) -> None:
-        """Start to send."""
-        self._thread.start()
-
-    def public_id(self, run_id: str) -> str:
-        """Return the server's number of a run, or the run's own while the server is away.
-
-        The server keeps the latter as the tag `spool`; `find_run` takes both.
-        """
-        if not self.trouble:
-            try:
-                return self.mirror.remote_id(run_id)
-            except _TROUBLE as e:
-                self._note(e)
-        return run_id
-
-    def finish(self) -> None:
-        """Send the rest, and say what is sent or what waits."""
-        self._over.set()
-        self._thread.join()
-        try:
-            if self._pass() and not self.mirror.waiting():
-                print(f"all runs sent to {self.mirror.page}")
-                self.spool.remove()
-            else:
-                self._tell_waiting()
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Let others send what is left."""
-        self._lock.release()
-
-    def _loop(self) -> None:
-        others = [s for s in spools(self.spool.folder.parents[2]) if s != self.spool]
-        while not self._over.wait(_EVERY):
-            if self._pass() and others:
-                _send_left(others)
-                others = []
-
-    def _pass(self) -> bool:
-        try:
-            knock(self.mirror.address)
-            self.mirror.send()
-        except _TROUBLE as e:
-            self._note(e)
-            return False
-        if self.trouble:
-            log.warning("tracking server %s is back", self.name)
-        self.trouble = ""
-        return True
-
-    def _note(self, error: Exception) -> None:
-        if not self.trouble:
-            state = "is away" if away(error) else "refuses"
-            log.warning(
-                "tracking server %s %s (%s). The training goes on; its runs wait in %s",
-                self.name,
-                state,
-                reason(error),
-                self.spool.folder,
-            )
-        self.trouble = reason(error)
-
-    def _tell_waiting(self) -> None:
-        log.warning(
-            "%d runs wait in %s: %s (%s). `presseco sync` or the next training sends them",
-            len(self.mirror.waiting()),
-            self.spool.folder,
-            self.name,
-            self.trouble,
-        )
-
-
-def _send_left(others: list[Spool]) -> None:
-    """Send what earlier trainings left behind."""
-    for spool in others:
-        with contextlib.suppress(Timeout, *_TROUBLE):  # `presseco sync` tells what is wrong
-            send(spool)
-
-
-#: The open senders of this process, by the URI of their store.
-_OPEN: dict[str, Sender] = {}
-
-
-def open_spool(root: Path, server: str, experiment: str) -> Spool:
-    """Make a spool for the training of this process; what is written to it goes to `server`."""
-    sender = Sender(new_spool(root, server, experiment))
-    sender.greet()
-    _OPEN[sender.spool.uri] = sender
-    return sender.spool
-
-
-@contextmanager
-def sending(uri: str) -> Iterator[bool]:
-    """Send what the block writes to the store `uri`, if it is a spool; gives whether it is one."""
-    sender = _OPEN.pop(uri, None)
-    if not sender:
-        yield False
-        return
-    _OPEN[uri] = sender
-    with impatient():
-        sender.start()
-        try:
-            yield True
-        finally:
-            del _OPEN[uri]
-            sender.finish()
-
-
-def public_id(uri: str, run_id: str) -> str:
-    """Return the number that a run of the store `uri` has for others: on the server, if it has one."""
-    sender = _OPEN.get(uri)
-    return sender.public_id(run_id) if sender else run_id
 
 
 def sync(root: Path) -> str:
@@ -299,7 +144,7 @@ def sync(root: Path) -> str:
                 sent += send(spool)
             except Timeout:
                 busy += 1
-            except _TROUBLE as e:
+            except TROUBLE as e:
                 failed.append(f"{spool.folder}: {spool.server}: {reason(e)}")
     if failed:
         raise StoreError(

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import platform
 import signal
 import sqlite3
 import subprocess
@@ -25,8 +26,8 @@ from presseco.errors import StoreError
 from presseco.mirror import SPOOL
 from presseco.network import knock
 from presseco.process import PROCESS, close_dead_runs, this_process
+from presseco.sender import open_spool, public_id, sending
 from presseco.server import impatient, is_server, reason, without_secret
-from presseco.spool import open_spool, public_id, sending
 from presseco.views import prepare_pages
 
 #: Seconds that a write waits for another process' write to the same SQLite file.
@@ -242,5 +243,13 @@ def git_commit(root: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions of the packages that can change a score."""
-    return {p: importlib.metadata.version(p) for p in PACKAGES}
+    """Return what can change a score beside code and data: versions, threads, device."""
+    import torch  # not at the top: reading a store needs none
+
+    cuda = torch.cuda.is_available()
+    return {p: importlib.metadata.version(p) for p in PACKAGES} | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),  # sums are parted among them, and rounded
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+    }
