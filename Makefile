@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := $(if $(filter-out 0,$(HUB) $(ONLINE)),0,1)
 
 
-.PHONY: help train data label tune curve ablate adapt distil compare promote reproduce sync robustness drift test test-services test-browser lint ui clean
+.PHONY: help train data label annotate audit tune curve ablate adapt distil compare promote reproduce sync robustness drift test test-services test-browser lint ui clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,6 +43,18 @@ data: $(if $(SOURCE),.venv/.collect,.venv/.train) ## the labelled corpus; SOURCE
 
 label: .venv/.train ## weak labels from patterns, companies, seeds, and how good they are; SOURCE=...
 	@$(BIN)/presseco label $(if $(SOURCE),--source $(SOURCE)) $(if $(filter-out 0,$(ONLINE)),--online) $(OVERRIDES)
+
+annotate: .venv/.train ## what to label next, for Label Studio: ARTICLES=file.jsonl, MODEL=dist/camembert, N=100
+	@test -n "$(ARTICLES)" || { echo "make annotate ARTICLES=<unlabelled articles, JSON Lines>"; exit 1; }
+	@$(BIN)/presseco annotate --articles '$(ARTICLES)' $(if $(MODEL),--model '$(MODEL)') $(if $(N),--n $(N)) $(OVERRIDES)
+
+.venv/.annotate: .venv/.train
+	@echo "installing presseco[train,annotate] into .venv"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,annotate]'
+	@touch $@
+
+audit: .venv/.annotate ## labels of the embedded corpus that look wrong (cleanlab)
+	@$(BIN)/presseco audit $(OVERRIDES)
 
 tune: .venv/.train ## search for better settings: TRIALS=10
 	@$(BIN)/presseco tune --trials $(or $(TRIALS),10) $(OVERRIDES)
@@ -78,6 +90,10 @@ sync: .venv/.train ## send the runs that wait for their tracking server
 robustness: .venv/.train ## behaviour tests of dist/camembert
 	@$(BIN)/presseco robustness $(OVERRIDES)
 
+drift: .venv/.train ## new articles against those of training, INPUT=articles.jsonl; fails on drift
+	@test -n "$(INPUT)" || { echo "make drift INPUT=<file>: JSON Lines, CSV or parquet with id, text, title"; exit 1; }
+	@$(BIN)/presseco drift --input '$(INPUT)' $(if $(MODEL),--model '$(MODEL)')
+
 test: .venv/.dev ## lint, types, unit, data, model and export tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile
@@ -90,14 +106,10 @@ test-browser: .venv/.dev ## MLflow's pages in Chromium, on a store of tiny model
 
 lint: .venv/.dev ## format and fix
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
-drift: .venv/.train ## new articles against those of training, INPUT=articles.jsonl; fails on drift
-	@test -n "$(INPUT)" || { echo "make drift INPUT=<file>: JSON Lines, CSV or parquet with id, text, title"; exit 1; }
-	@$(BIN)/presseco drift --input '$(INPUT)' $(if $(MODEL),--model '$(MODEL)')
-
 
 ui: .venv/.train ## MLflow's pages on the store that training writes
-	@$(BIN)/python -m presseco.views http://127.0.0.1:$(or $(PORT),5000)
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the pages of your server: $$MLFLOW_TRACKING_URI"; exit 1;; esac
+	@$(BIN)/python -m presseco.views http://127.0.0.1:$(or $(PORT),5000)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --port $(or $(PORT),5000) \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 	  --default-artifact-root "$(CURDIR)/mlartifacts"

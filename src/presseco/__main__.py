@@ -19,9 +19,12 @@ _EXTRAS = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
     "pyarrow": "table",
+    "cleanlab": "annotate",
     "matplotlib": "drift",
 }
 _MOST = "train,collect"
+#: Verbs whose other packages an extra of their own holds.
+_VERBS = {"predict": "cascade"}
 #: The disk refuses: full, over quota, over the file size limit, read-only, not ours.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -41,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = (e.name or "").split(".")[0]
         if name == "presseco":
             raise
+        extra = _EXTRAS.get(name) or _VERBS.get(args.verb, _MOST)
         print(
             f"presseco {args.verb}: needs the package {name!r}. "
-            f"Install what this verb needs: pip install 'presseco[{_EXTRAS.get(name, _MOST)}]'",
+            f"Install what this verb needs: pip install 'presseco[{extra}]'",
             file=sys.stderr,
         )
         return 1
@@ -94,7 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--input", required=True, type=Path, help="rows with id, text, title?")
     predict.add_argument("--output", required=True, type=Path, help="file to write")
     predict.add_argument("--precision", default="auto", choices=("auto", "fp32", "int8"))
+    predict.add_argument("--cascade", type=Path, metavar="BASELINE", help="it answers what is easy")
     predict.set_defaults(run=_predict)
+
+    cascade = verbs.add_parser("cascade", help="fit what the baseline may answer before CamemBERT")
+    cascade.add_argument("--model", default="dist/camembert", help="bundle folder or models:/...")
+    cascade.add_argument("--baseline", type=Path, default=Path("dist/baseline"), help="its folder")
+    cascade.add_argument("--other-corpus", action="store_true", help="models of another corpus")
+    cascade.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    _add_overrides(cascade)
+    cascade.set_defaults(run=_cascade)
 
     serve = verbs.add_parser("serve", help="answer over HTTP (docs/serving.md)")
     serve.add_argument("--model", default="dist/camembert", help="bundle folder or models:/...")
@@ -107,9 +120,6 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--timeout", type=float, default=10.0, help="seconds until a 504")
     serve.set_defaults(run=_serve)
 
-    tune = verbs.add_parser("tune", help="search for better settings (Optuna)")
-    tune.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
-    tune.add_argument("--trials", type=int, default=10, help="trials to add to the study")
     drift = verbs.add_parser("drift", help="new articles against those of training: HTML report")
     drift.add_argument("--model", default="dist/camembert", help="bundle folder or models:/...")
     drift.add_argument("--input", required=True, type=Path, help="rows with id, text, title?")
@@ -120,6 +130,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     drift.set_defaults(run=_drift)
 
+    annotate = verbs.add_parser("annotate", help="articles worth labelling, ready for Label Studio")
+    annotate.add_argument("--articles", required=True, type=Path, help="unlabelled, JSON Lines")
+    annotate.add_argument("--model", help="bundle that proposes labels and says what to ask")
+    annotate.add_argument("--n", type=int, default=100, help="articles to ask for")
+    annotate.add_argument("--output", type=Path, default=Path("build/annotate"))
+    _add_experiment(annotate)
+    annotate.set_defaults(run=_annotate)
+
+    adjudicate = verbs.add_parser(
+        "adjudicate", help="annotations of several people: what is settled"
+    )
+    adjudicate.add_argument("exports", nargs="+", type=Path, help="Label Studio JSON, or .jsonl")
+    adjudicate.add_argument("--articles", type=Path, help="the articles, to write them labelled")
+    adjudicate.add_argument("--output", type=Path, default=Path("build/annotate"))
+    _add_experiment(adjudicate)
+    adjudicate.set_defaults(run=_adjudicate)
+
+    audit = verbs.add_parser("audit", help="labels that look wrong (cleanlab)")
+    audit.add_argument("articles", nargs="*", type=Path, default=[Path("data/articles")])
+    audit.add_argument("--output", type=Path, default=Path("build/audit.jsonl"))
+    _add_experiment(audit)
+    audit.set_defaults(run=_audit)
+
+    tune = verbs.add_parser("tune", help="search for better settings (Optuna)")
+    tune.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    tune.add_argument("--trials", type=int, default=10, help="trials to add to the study")
     _add_overrides(tune)
     tune.set_defaults(run=_tune)
 
@@ -184,6 +220,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
+    _add_overrides(parser)
+
+
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. camembert.epochs=2"
@@ -203,6 +244,11 @@ def _data(args: argparse.Namespace) -> None:
     )
 
 
+def _processes() -> int:
+    """Return how many processes torchrun or accelerate started for this command."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
 def _label(args: argparse.Namespace) -> None:
     from presseco.label import label
 
@@ -213,11 +259,6 @@ def _label(args: argparse.Namespace) -> None:
         labelling=args.labelling,
         online=args.online,
     )
-
-
-def _processes() -> int:
-    """Return how many processes torchrun or accelerate started for this command."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -233,6 +274,28 @@ def _train(args: argparse.Namespace) -> None:
     else:
         from presseco.train import train  # type: ignore[assignment]
     train(args.experiments, args.set)
+
+
+def _annotate(args: argparse.Namespace) -> None:
+    from presseco.annotate import annotate
+    from presseco.config import read_config
+
+    config = read_config(args.experiment, args.set)
+    annotate(config, args.articles, args.model, args.output, args.n)
+
+
+def _adjudicate(args: argparse.Namespace) -> None:
+    from presseco.annotate import adjudicate
+    from presseco.config import read_config
+
+    adjudicate(read_config(args.experiment, args.set), args.exports, args.articles, args.output)
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from presseco.annotate import audit
+    from presseco.config import read_config
+
+    audit(read_config(args.experiment, args.set), args.articles, args.output)
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -313,7 +376,7 @@ def _robustness(args: argparse.Namespace) -> None:
     cases = check_bundle(args.model, read_config(args.experiment, args.set))
     for c in cases:
         print(f"{c.kind:<11} {c.name:<26} {c.rate:6.1%}  n = {c.n}")
-    print(f"{len(cases)} behaviour tests of {args.model}, logged to its run")
+    print(f"{len(cases)} behaviour tests of {args.model}")
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -330,15 +393,6 @@ def _serve(args: argparse.Namespace) -> None:
     )
 
 
-def _predict(args: argparse.Namespace) -> None:
-    from presseco.predict import predict_file
-
-    n = predict_file(args.model, args.input, args.output, precision=args.precision)
-    print(f"{n:,} articles classified in {args.output}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 def _drift(args: argparse.Namespace) -> int:
     from presseco.drift import drift, exit_code
 
@@ -350,3 +404,28 @@ def _drift(args: argparse.Namespace) -> int:
     return exit_code(found.verdict, args.fail_on)
 
 
+def _cascade(args: argparse.Namespace) -> None:
+    from presseco.cascade import MARGIN, fit_cascade
+
+    cut = fit_cascade(
+        args.model, args.baseline, args.experiment, args.set, other_corpus=args.other_corpus
+    )
+    for task, before in cut.camembert.items():
+        print(f"{task:<12} macro-F1 {before:.3f} alone, {cut.cascade[task]:.3f} in the cascade")
+    print(
+        f"the baseline answers {cut.deflected:.1%} of the validation articles, no task loses more "
+        f"than {MARGIN}; in {args.baseline}/cascade.json"
+    )
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from presseco.predict import predict_file
+
+    n = predict_file(
+        args.model, args.input, args.output, precision=args.precision, cascade=args.cascade
+    )
+    print(f"{n:,} articles classified in {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
