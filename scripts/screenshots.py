@@ -38,8 +38,10 @@ FLAGS = [
     "--no-first-run",
 ]
 SIZE = {"width": 1440, "height": 810}
+#: Pixels down for what is taller than wide: a confusion matrix, a report.
+TALL = 1080
 #: Seconds: the pages take 1 to 3 on a free core, ten times that on a busy one.
-PATIENCE = 60.0
+PATIENCE = 180.0
 #: A picture in the docs is no larger; colours are cut until it fits.
 MAX_BYTES = 150_000
 #: The pages' own assistant, which opens over the right third at the first visit.
@@ -131,7 +133,9 @@ class Pages:
         self.page.get_by_role("columnheader", name="test.macro_f1").first.wait_for()
         shared = self.page.get_by_text("viewing a shared view")
         if shared.count():  # a note above the table: true, and in the way of a picture
-            shared.first.locator("xpath=ancestor::*[.//button][1]").get_by_role("button").last.click()
+            shared.first.locator("xpath=ancestor::*[.//button][1]").get_by_role(
+                "button"
+            ).last.click()
 
     def compare(self, a: Any, b: Any) -> None:
         """Open the compare view of two runs."""
@@ -148,6 +152,7 @@ class Pages:
         self._go(f"{self.url}/#/experiments/{self.experiment}/runs/{run.info.run_id}")
         self.page.get_by_text("Description").first.wait_for()
         self.page.get_by_text("bootstrap intervals").first.wait_for()
+        self.page.get_by_role("link", name="train · ").first.wait_for()  # its parent
 
     def picture(self, run: Any, name: str) -> Any:
         """Open a picture in the artifact pane; return its element."""
@@ -210,6 +215,8 @@ def take(store: str, artifacts: Path, target: Path, experiment: str = "presseco"
         }
         done = []
         for name, step in steps.items():
+            height = TALL if name in ("ui-confusion.png", "ui-report.png") else SIZE["height"]
+            page.set_viewport_size(SIZE | {"height": height})
             step()
             done.append(shoot(page, target / name))
             print(f"{done[-1]}: {done[-1].stat().st_size:,} bytes")

@@ -16,7 +16,7 @@ import pytest
 import needs
 from conftest import ROOT, SHRINK, experiment, sets
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]  # the first trains
 TASKS = ("sector", "event_type", "sentiment")
 
 

@@ -24,7 +24,9 @@ from conftest import SHRINK, experiment, sets, write_lines
 from presseco import Classifier
 from presseco.__main__ import main
 from presseco.baseline import load_baseline
+from presseco.bundle import read_bundle
 from presseco.evaluate import confusion_matrix, macro_f1
+from presseco.reference import read_reference
 from presseco.taxonomy import read_taxonomy
 
 NAMES = ("baseline", "frozen", "camembert-mini")
@@ -116,6 +118,50 @@ def test_run_says_all_that_a_comparison_needs(trained, name):
     assert {"config.yaml", "reliability.png", "risk_coverage.png", "calibration.json"} <= artifacts
     for task in TASKS:
         assert {f"confusion_{task}.png", f"per_class_{task}.json"} <= artifacts
+    assert {"report.html", "f1_by_label.png", "predictions_test.json"} <= artifacts
+    assert len(run.data.metrics) <= 60
+    inputs = run.inputs.dataset_inputs
+    uses = {t.value for d in inputs for t in d.tags if t.key == "mlflow.data.context"}
+    assert uses == {"training", "validation", "testing"}
+    assert len({d.dataset.digest for d in inputs}) == 3
+    roles = {"baseline": "champion", "frozen": None, "camembert-mini": "champion"}
+    assert run.data.tags.get("role") == roles[name]
+    assert "95 % bootstrap" in run.data.tags["mlflow.note.content"]
+
+
+def test_logged_model_is_bound_to_its_scores(trained):
+    run = trained.run("camembert-mini")
+    [model] = trained.client.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    )
+    bound = {m.key: m.value for m in model.metrics}
+    for task in TASKS:
+        key = f"test.{task}.macro_f1"
+        assert bound[key] == run.data.metrics[key]
+
+
+def test_metrics_have_a_value_an_epoch(trained):
+    run = trained.run("camembert-mini")
+    for key in ("train.loss", "validation.macro_f1"):
+        steps = [m.step for m in trained.client.get_metric_history(run.info.run_id, key)]
+        assert steps == [1, 2]
+
+
+def test_bundle_carries_what_drift_compares_with(trained):
+    bundle = read_bundle(trained.project / "dist" / "camembert")
+    reference = read_reference(bundle)
+    assert (reference.articles, reference.train_articles) == (40, 80)
+    table = json.loads(
+        mlflow.artifacts.load_text(
+            f"{trained.run('camembert-mini').info.artifact_uri}/predictions_test.json"
+        )
+    )
+    for task in bundle.tasks:
+        known = reference.tasks[task.name]
+        assert sum(known.labels) == sum(known.confidence.counts) == 40
+        column = table["columns"].index(task.name)
+        guessed = {row[column] for row in table["data"]}
+        assert all(known.labels[task.labels.index(label)] > 0 for label in guessed)
 
 
 def test_logged_config_trains_the_same_experiment(trained):
