@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from rich.console import Console
 
 from presseco import tracking
 from presseco.classifier import Classifier
@@ -53,7 +54,10 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Case:
-    """One behaviour test's result: share of passes, and the number of texts it was measured on."""
+    """One behaviour test's result: share of passes, and the number of texts it was measured on.
+
+    `kind` is invariance, direction, minimum (a task's examples) or label (those of one label).
+    """
 
     kind: str
     name: str
@@ -152,8 +156,8 @@ def directions(predict: Predict, pairs: Sequence[dict[str, Any]]) -> list[Case]:
 
 
 def minimum_functionality(predict: Predict, taxonomy: Taxonomy) -> list[Case]:
-    """Return, a task, the share of the taxonomy's own examples that get their label."""
-    cases = []
+    """Return, a task and a label, the share of the taxonomy's own examples that get their label."""
+    cases, labels = [], []
     for task in taxonomy.tasks:
         examples = [(e, label.id) for label in task.labels for e in label.examples]
         if examples:
@@ -162,7 +166,12 @@ def minimum_functionality(predict: Predict, taxonomy: Taxonomy) -> list[Case]:
             cases.append(
                 Case("minimum", f"examples of {task.name}", float(np.mean(good)), len(good))
             )
-    return cases
+            for label in task.labels:
+                own = [g for g, (_, y) in zip(good, examples, strict=True) if y == label.id]
+                if own:
+                    name = f"{task.name}: {label.id}"
+                    labels.append(Case("label", name, float(np.mean(own)), len(own)))
+    return cases + labels
 
 
 def read_pairs(path: Path, taxonomy: Taxonomy) -> list[dict[str, Any]]:
@@ -222,6 +231,7 @@ def check_bundle(model: str, config: Config, sample: int = 150) -> list[Case]:
         for key, value in metrics.items():
             client.log_metric(run_id, key, value)
         client.log_dict(run_id, {"cases": [vars(c) for c in cases]}, "robustness.json")
+        Console().print(f"logged to run {run_id}", soft_wrap=True)
     except MlflowException as e:
         # A bundle from another store is still worth its figures; they are just not logged.
         log.warning("not logged: run %s is not in this store (%s)", run_id, str(e).splitlines()[0])

@@ -1,0 +1,92 @@
+"""The behaviour tests themselves: what each change alters, how rates are counted, what is logged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from conftest import ROOT, SHRINK, experiment, sets
+from presseco.__main__ import main
+from presseco.robustness import INVARIANCES, directions, invariance, minimum_functionality
+from presseco.taxonomy import read_taxonomy
+
+TEXT = "L’ÉTÉ à Paris\nLe 3 janvier 2021, Valmy a perdu 1 250 millions d'euros, dit-il."
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("apostrophes", "L'ÉTÉ à Paris\nLe 3 janvier 2021, Valmy a perdu 1 250 millions d'euros"),
+        ("no-break spaces", "perdu 1\u00a0250 millions"),
+        ("capitals without accents", "L’ETE à Paris"),
+        ("headline in capitals", "L’ETE A PARIS\nLe 3 janvier"),
+        ("M€ for millions", "1 250 M€, dit-il"),
+        ("other months", "Le 3 juin 2021"),
+        ("other last digits", "Le 3 janvier 2022, Valmy a perdu 1 251 millions"),
+        ("lower case", "l’été à paris\nle 3 janvier 2021, valmy"),
+        ("boilerplate at the end", "dit-il.\nTous droits de reproduction"),
+    ],
+)
+def test_changes(change, expected):
+    assert expected in INVARIANCES[change](TEXT)
+
+
+def by_length(texts: list[str]) -> list[dict[str, str]]:
+    return [{"a": "long" if len(t) > 40 else "short", "b": "same"} for t in texts]
+
+
+def test_invariance_counts_only_texts_that_the_change_alters():
+    texts = ["Rien ne change ici", "Le 3 janvier 2021 à Lyon, chez Valmy"]
+    cases, swap = invariance(by_length, texts, ["", "Valmy"])
+    found = {c.name: c for c in cases}
+    assert found["other months"].n == 1 and found["other months"].rate == 1.0
+    assert found["boilerplate at the end"].n == 2
+    assert found["boilerplate at the end"].rate == 0.5, "one of two tasks moves, for both texts"
+    assert found["company swapped"].n == 1 and set(swap) == {"a", "b"}
+    assert "M€ for millions" not in found
+
+
+def test_directions_need_both_texts_right():
+    pair = {"kind": "k", "task": "a", "label": "short", "other_label": "long"}
+    long = "x" * 50
+    pairs = [pair | {"text": "x", "other": long}, pair | {"text": "x", "other": "y"}]
+    [case] = directions(by_length, pairs)
+    assert (case.rate, case.n, case.kind) == (0.5, 2, "direction")
+
+
+def test_minimum_is_told_by_task_and_by_label():
+    taxonomy = read_taxonomy(ROOT / "configs" / "taxonomy.yaml")
+
+    def always_first(texts: list[str]) -> list[dict[str, str]]:
+        return [{t.name: t.labels[0].id for t in taxonomy.tasks} for _ in texts]
+
+    cases = minimum_functionality(always_first, taxonomy)
+    labels = [c for c in cases if c.kind == "label"]
+    assert len(labels) == sum(len(t.labels) for t in taxonomy.tasks)
+    assert [c.name for c in labels if c.rate == 1.0] == [
+        f"{t.name}: {t.labels[0].id}" for t in taxonomy.tasks
+    ]
+    [tasks] = [[c for c in cases if c.kind == "minimum"]]
+    assert all(0 < c.rate < 0.5 for c in tasks) and len(tasks) == len(taxonomy.tasks)
+
+
+@pytest.mark.services
+def test_rates_are_logged_to_the_run_that_made_the_model(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    file = experiment(project, "camembert-mini")
+    assert main(["train", file, *sets(SHRINK), "--set", "tracking.register=false"]) == 0
+    assert main(["robustness", "--experiment", file, *sets(SHRINK)]) == 0
+    printed = capsys.readouterr().out
+    lineage: dict[str, Any] = json.loads(
+        (project / "dist" / "camembert" / "bundle.json").read_text("utf-8")
+    )["lineage"]
+    run = MlflowClient(f"sqlite:///{project}/mlflow.db").get_run(lineage["run_id"])
+    assert f"logged to run {run.info.run_id}" in printed.replace("\n", "")
+    kinds = ("invariance", "direction", "minimum")
+    assert all(0 <= run.data.metrics[f"robustness.{k}"] <= 1 for k in kinds)
+    cases = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/robustness.json")["cases"]
+    assert {c["kind"] for c in cases} == {*kinds, "label"}
