@@ -80,17 +80,12 @@ def projects(template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 @pytest.fixture(scope="module")
 def trained(server: Server, projects: tuple[Path, Path]) -> str:
     """What two trainings printed that ran at once, each in its own project, on one server."""
-    names = (("baseline", "camembert-mini"), ("baseline",))
-    seeds = ("seed=1", "seed=2")
+    sizes = ("baseline.max_features=2000", "baseline.max_features=300")
     running = [
         presseco(
-            project,
-            server.uri,
-            "train",
-            *(experiment(project, n) for n in some),
-            *sets([*SHRINK, seed]),
+            project, server.uri, "train", experiment(project, "baseline"), *sets([*SHRINK, size])
         )
-        for project, some, seed in zip(projects, names, seeds, strict=True)
+        for project, size in zip(projects, sizes, strict=True)
     ]
     return "".join(finish(process) for process in running)
 
@@ -100,9 +95,9 @@ def test_two_trainings_at_once_arrive_whole(trained, server, projects):
     client = server.client
     place = client.get_experiment_by_name("presseco")
     runs = client.search_runs([place.experiment_id])
-    assert len(runs) == 5 and {r.info.status for r in runs} == {"FINISHED"}
+    assert len(runs) == 4 and {r.info.status for r in runs} == {"FINISHED"}
     models = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
-    assert sorted(r.data.params["kind"] for r in models) == ["baseline", "baseline", "camembert"]
+    assert [r.data.params["kind"] for r in models] == ["baseline", "baseline"]
     assert place.artifact_location.startswith("mlflow-artifacts:"), "files go through the server"
     for run in models:
         assert "test.sector.macro_f1" in run.data.metrics
@@ -118,22 +113,23 @@ def test_registered_models_answer_from_the_server(trained, server, monkeypatch):
     versions = server.client.search_model_versions("name = 'presseco-baseline'")
     assert sorted(int(v.version) for v in versions) == [1, 2]
     model = server.client.get_registered_model("presseco-baseline")
-    assert str(model.aliases["champion"]) == "1", "the first to arrive, and it alone"
+    assert str(model.aliases["champion"]) in ("1", "2"), "both look at the same moment"
     mlflow.set_tracking_uri(server.uri)
-    loaded = mlflow.pyfunc.load_model("models:/presseco@champion")
+    loaded = mlflow.pyfunc.load_model("models:/presseco-baseline@champion")
     answer = loaded.predict(pd.DataFrame({"text": ["Le groupe embauche 300 personnes à Lyon."]}))
     assert set(answer.columns) >= {"sector", "event_type", "sentiment"}
-    [version] = server.client.search_model_versions("name = 'presseco'")
-    assert loaded.metadata.run_id == version.run_id, "the model names its run on the server"
+    champion = server.client.get_model_version_by_alias("presseco-baseline", "champion")
+    assert loaded.metadata.run_id == champion.run_id, "the model names its run on the server"
 
 
 def test_compare_reads_the_server(trained, server, projects):
-    process = presseco(
-        projects[0], server.uri, "compare", "--a", "baseline", "--b", "camembert-mini"
+    a, b = (
+        server.client.get_model_version("presseco-baseline", version).run_id for version in "12"
     )
+    process = presseco(projects[0], server.uri, "compare", "--a", a, "--b", b)
     out, errors = process.communicate(timeout=800)
     assert process.returncode in (0, 2), errors
     assert "sector" in out and "report: " in out and "Downloading" not in errors
-    run = server.client.get_model_version_by_alias("presseco", "champion").run_id
-    assert any(f.path.startswith("compare_") for f in server.client.list_artifacts(run))
+    attached = {f.path for f in server.client.list_artifacts(b)}
+    assert any(path.startswith("compare") for path in attached)
     assert not (projects[0] / "mlflow.db").exists()
