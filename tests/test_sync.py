@@ -227,7 +227,7 @@ def test_killed_training_and_killed_sync(project, server, tmp_path):
     own = runs["child"].data.tags["spool"]
     logged = [(m.step, m.value) for m in local.get_metric_history(own, "loss")]
     arrived = [(m.step, m.value) for m in server.client.get_metric_history(run_id, "loss")]
-    assert sorted(arrived) == sorted(logged) and len(logged) > 60
+    assert sorted(arrived) == sorted(logged) and len(logged) > 10
 
 
 @pytest.mark.services
