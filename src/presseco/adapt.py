@@ -37,6 +37,8 @@ from presseco.unlabelled import read_texts
 _HIDDEN = 0.15
 #: Share of the texts held out, at least one, at most this many: enough for a loss within 1 %.
 _HELD_OUT, _MOST_HELD_OUT = 0.05, 500
+#: Fewest steps of a new word head alone, for a folder so small that passes say little.
+_HEAD_STEPS = 100
 _START_OF_WORD = "▁"
 
 
@@ -121,7 +123,9 @@ def _adapt(
     phases = [("words", 1.0 * settings.epochs, settings.rate, dict(model.named_parameters()))]
     if new_head:
         head = {n: p for n, p in model.named_parameters() if n.startswith("lm_head.")}
-        phases.insert(0, ("head", settings.head_epochs, settings.head_rate, head))
+        a_pass = -(-len(train) // settings.batch_size)
+        epochs = max(settings.head_epochs, _HEAD_STEPS / a_pass)
+        phases.insert(0, ("head", epochs, settings.head_rate, head))
     for name, epochs, rate, parameters in phases:
         if name == "words":
             note("before")
