@@ -26,6 +26,9 @@ Weight = Annotated[float, Field(gt=0, le=10)]
 _LEAST = 0.9
 #: Points that a label of nothing would have: keeps a single weak hit from a confidence of 1.
 _DOUBT = 1.5
+#: From a label's share of the points to how often it is right, as measured on our training writers
+#: (shares of 0.35, 0.45, 0.55, 0.65: right 0.49, 0.70, 0.85, 0.92 of the time, over all tasks).
+_SLOPE, _START = 1.7, -0.08
 
 
 class _Strict(BaseModel):
@@ -57,14 +60,14 @@ class _File(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One expression of a function; `literal` must stand in a text before the regex is tried."""
+    """One expression of a function; one of `literals` must stand in a text, or the regex is not tried."""
 
     function: str
     task: str
     label: str
     places: tuple[float, float, float]
     source: str
-    literal: str
+    literals: tuple[str, ...]
     regex: re.Pattern[str]
 
     @property
@@ -80,9 +83,12 @@ class Pattern:
         found = [
             weight
             for weight, text in zip(self.places, folded, strict=True)
-            if weight and self.literal in text and self.regex.search(text)
+            if weight and self._may_be_in(text) and self.regex.search(text)
         ]
         return found[0] + sum(found[1:]) / 2 if found else 0.0
+
+    def _may_be_in(self, text: str) -> bool:
+        return not self.literals or any(x in text for x in self.literals)
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,8 @@ def _decide(task: str, fired: dict[Pattern, float]) -> Vote | None:
     second = max((v for x, v in total.items() if x != best), default=0.0)
     if second > 0.97 * total[best]:  # a tie says nothing
         return None
-    confidence = total[best] / (total[best] + 0.5 * (rest + second) + _DOUBT)
+    share = total[best] / (total[best] + 0.5 * (rest + second) + _DOUBT)
+    confidence = min(max(_SLOPE * share + _START, 0.1), 0.95)
     by = tuple(p.name for p in fired if p.label == best)
     return Vote(task, best, round(confidence, 4), by)
 
@@ -148,7 +155,7 @@ def read_patterns(path: str | Path, taxonomy: Taxonomy) -> Patterns:
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise ConfigError(f"{path}: functions named twice: {', '.join(twice)}")
     patterns = tuple(p for f in file.functions for p in _compile(f, file.places, taxonomy, path))
-    return Patterns(patterns, hashlib.sha256(raw + b"1").hexdigest()[:16])
+    return Patterns(patterns, hashlib.sha256(raw + b"2").hexdigest()[:16])
 
 
 def _compile(
@@ -174,7 +181,7 @@ def _compile(
             function.label,
             (weights[0], weights[1], weights[2]),
             source,
-            _literal(source),
+            _literals(source),
             _regex(source, where),
         )
 
@@ -190,14 +197,23 @@ def _regex(source: str, where: str) -> re.Pattern[str]:
         raise ConfigError(f"{where}: {source!r} is no regular expression: {e}") from None
 
 
-def _literal(source: str) -> str:
-    """Return letters that every match begins with: a search for them costs far less than a regex."""
-    if re.search(r"\|", re.sub(r"\([^()]*\)", "", source)):
-        return ""
+def _literals(source: str) -> tuple[str, ...]:
+    """Return beginnings of which every match has one: a search for them costs far less than a regex.
+
+    Empty where none can be told.
+    """
+    group = re.match(r"\(([^()?]*)\)(?![?*{])", source)
+    choices = group.group(1).split("|") if group else [source]
+    if group is None and "|" in re.sub(r"\([^()]*\)", "", source):
+        return ()
+    found = tuple(_beginning(c) for c in choices)
+    return found if all(found) else ()
+
+
+def _beginning(source: str) -> str:
     start = re.match(r"[a-z0-9 '%-]*", source)
     text = start.group() if start else ""
-    follows = source[len(text) : len(text) + 1]
-    return text[:-1] if follows in ("?", "*", "{") and follows else text
+    return text[:-1] if source[len(text) : len(text) + 1] in ("?", "*", "{") else text
 
 
 def _explain(error: Any) -> str:

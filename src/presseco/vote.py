@@ -62,17 +62,13 @@ def parts(article: Article) -> Parts:
     Without a title the first line is the headline if it is short and does not end like a sentence.
     """
     lines = prepare(article.text, article.title).split("\n")
-    title = prepare(article.title) if article.title else ""
-    # A kicker ("COMMUNIQUÉ DE PRESSE") may stand above the headline: both are headline.
-    at = next((i for i, line in enumerate(lines[:3]) if title and line == title), None)
-    if at is None and len(lines) > 1 and _looks_like_headline(lines[0]):
-        at = 0
-    headline = " ".join(lines[: at + 1]) if at is not None else ""
-    words = " ".join(lines[at + 1 if at is not None else 0 :]).split()
+    titled = bool(article.title) and lines[0] == prepare(article.title).split("\n")[0]
+    headline = lines.pop(0) if titled or (len(lines) > 1 and _is_headline(lines[0])) else ""
+    words = " ".join(lines).split()
     return Parts(headline, " ".join(words[:_LEAD_WORDS]), " ".join(words[_LEAD_WORDS:_READ_WORDS]))
 
 
-def _looks_like_headline(line: str) -> bool:
+def _is_headline(line: str) -> bool:
     return len(line.split()) <= _HEADLINE_WORDS and not re.search(r"[.;:]$", line)
 
 
