@@ -39,7 +39,7 @@ FLAGS = [
 ]
 SIZE = {"width": 1440, "height": 810}
 #: Pixels down for what is taller than wide: a confusion matrix, a report.
-TALL = 1080
+TALL = 1120
 #: Seconds: the pages take 1 to 3 on a free core, ten times that on a busy one.
 PATIENCE = 180.0
 #: A picture in the docs is no larger; colours are cut until it fits.
@@ -49,6 +49,14 @@ _NO_ASSISTANT = """
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
+"""
+
+
+# Where the files lie on the machine that took the picture is nobody's business.
+_NO_PLACE = """
+[...document.querySelectorAll("div,span")]
+  .filter(e => /^Path:\\s*(file|mlflow-artifacts):/.test(e.textContent))
+  .forEach(e => { e.style.visibility = "hidden"; })
 """
 
 
@@ -187,6 +195,7 @@ def shoot(page: Any, path: Path) -> Path:
     from PIL import Image
 
     page.wait_for_timeout(1500)  # animations of charts and menus
+    page.evaluate(_NO_PLACE)
     image = Image.open(BytesIO(page.screenshot())).convert("RGB")
     path.parent.mkdir(parents=True, exist_ok=True)
     for colors in (128, 64, 32, 16):

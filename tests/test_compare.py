@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.tracking import MlflowClient
 
 from presseco import tracking
 from presseco.compare import compare_runs, read_run, run_compare
@@ -49,6 +50,23 @@ def test_exit_code_tells_a_clear_loss(store: Path) -> None:
     assert run_compare(store, a, [b]) == 2
     assert run_compare(store, b, [a]) == 0
     assert list((store / "build/compare").glob("*.html"))
+
+
+def test_several_runs_are_judged_and_the_worst_decides(store: Path, capsys) -> None:
+    a, b, c = _run("good", wrong=5), _run("same", wrong=6), _run("bad", wrong=45)
+    assert run_compare(store, a, [b]) == 0
+    assert "no clear difference on mood" in capsys.readouterr().out.lower()
+    assert run_compare(store, a, [c, b]) == 2
+    assert "B is worse on mood." in " ".join(capsys.readouterr().out.split())
+    attached = MlflowClient().list_artifacts(c, "compare")
+    assert [f.path for f in attached] == [f"compare/good-{a[:8]}.html"]
+
+
+def test_kappa_is_that_of_the_answers_with_the_truth(store: Path) -> None:
+    right, wrong = _run("right", wrong=0), _run("wrong", wrong=30)
+    c = compare_runs(read_run(right, "presseco"), read_run(wrong, "presseco"))
+    # 60 of 90 right, every label a third of truth and answers: (2/3 - 1/3) / (1 - 1/3).
+    assert c.kappa["mood"] == (1.0, pytest.approx(0.5))
 
 
 def test_a_run_is_found_by_its_name(store: Path) -> None:

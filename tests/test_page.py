@@ -111,6 +111,7 @@ def test_numbers_stand_to_the_right_and_verdicts_have_a_colour():
         ],
     )
     assert text.count("class=n") == 2 + 2 * 2
+    assert page.table(["id"], [["c1"], ["7"]]).count("class=n") == 0
     assert "<td class=better>better" in text and "<td class=worse>worse" in text
 
 

@@ -26,7 +26,7 @@ _HEAD = (
     ".worse{{color:#b42318;font-weight:600}}summary{{cursor:pointer;margin:.4rem 0}}"
     "svg{{max-width:100%;height:auto}}</style></head><body>"
 )
-_NUMBER = re.compile(r"^[+-−]?\d[\d\s.,%–()+−-]*(to [+-]?[\d.]+\))?$")
+_NUMBER = re.compile(r"^[+−-]?\d[\d\s.,%–()+−-]*(to [+-]?[\d.]+\))?$")
 _VERDICTS = ("better", "worse")
 
 
