@@ -15,6 +15,7 @@ from presseco import tracking
 from presseco.__main__ import main
 from presseco.config import read_config
 from presseco.errors import ConfigError, StoreError
+from presseco.registry import fetch_bundle
 from presseco.reproduce import Change, Origin, metric_changes, origin_differences, read_origin
 
 NAN = float("nan")
@@ -85,6 +86,10 @@ def test_outside_a_project_nothing_is_made(tmp_path, monkeypatch, capsys):
     for verb in (["compare"], ["reproduce", "--run", "x"], ["sync"]):
         assert main(verb) == 1
         assert "configs/experiment/camembert-mini.yaml: cannot be read" in capsys.readouterr().err
+    with pytest.raises(
+        StoreError, match=r"mlflow.db is missing. Call this from the project folder"
+    ):
+        fetch_bundle("models:/presseco@champion")
     assert list(tmp_path.iterdir()) == []
 
 
