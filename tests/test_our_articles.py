@@ -73,6 +73,17 @@ def test_every_label_occurs_in_every_split(corpus):
             assert all(seen[i] for i in range(len(task.ids))), (task.name, seen)
 
 
+def test_quotas(articles: list[Article]) -> None:
+    """3,000 articles; 180 a sector, 160 an event, 6 a cell; macroeconomy and finance by weight."""
+    assert len(articles) >= 3000
+    sectors = Counter(a.labels["sector"] for a in articles)
+    events = Counter(a.labels["event_type"] for a in articles)
+    cells = Counter((a.labels["sector"], a.labels["event_type"]) for a in articles)
+    assert min(sectors.values()) >= 180 and sectors["finance"] >= 350, sectors
+    assert sectors["economie_generale"] >= 500 and min(events.values()) >= 160, events
+    assert len(cells) == 14 * 15 and min(cells.values()) >= 6, cells.most_common()[-9:]
+
+
 def test_held_out_writers_all_wrote(everything):
     writers = {a.writer for a in everything}
     assert set(CONFIG.corpus.validation_writers) <= writers

@@ -81,6 +81,8 @@ class CamembertConfig(_Strict):
     token_dropout: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
     probe_head: bool
+    prior_writers: list[str]
+    prior_shift: Share
     precision: Literal["auto", "fp32", "bf16"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 

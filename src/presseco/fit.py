@@ -25,6 +25,7 @@ from presseco.encoder import check_fit, load_model, load_tokenizer, locate
 from presseco.errors import ConfigError
 from presseco.evaluate import Floats, Ints, split_logits
 from presseco.export import export_bundle
+from presseco.prior import log_ratios, shift_head
 from presseco.probe import fit_probe, start_head
 from presseco.progress import Report
 from presseco.reference import make_reference
@@ -220,7 +221,6 @@ def _camembert(
     settings = config.camembert
     started = time.monotonic()
     model, tokenizer, _ = _encoder(config, data)
-    bf16 = use_bf16(settings.precision, device_for())
     texts = data.train.texts + data.outside["train"]
     nothing = np.full((len(data.outside["train"]), len(data.task_map)), OUTSIDE, dtype=np.int64)
     extra = unlabelled_texts(config, data.corpus.taxonomy)
@@ -243,15 +243,7 @@ def _camembert(
         start_head(model.classifier, probe)
     guide = None
     if config.distil:
-        guide = make_guide(
-            config,
-            model,
-            train.ids,
-            texts + extra,
-            data.task_map,
-            work,
-            lambda done, total: report("teacher and student vectors", done, total),
-        )
+        guide = make_guide(config, model, train.ids, texts + extra, data.task_map, work, report)
     trained = time.monotonic()
     state = fine_tune(
         model,
@@ -272,13 +264,11 @@ def _camembert(
     if not processes.first():  # has helped to train, and has nothing to save
         return Fitted({}, lambda *_: None, {}, {})
     seconds = time.monotonic() - trained
+    ratios = log_ratios(data.corpus, settings.prior_writers)
+    if settings.prior_shift and ratios is not None:
+        shift_head(model.classifier, ratios, settings.prior_shift)
     seen = (state.step - state.resumed) * settings.batch_size
-    logits = {}
-    for name, some in _splits(data).items():
-        if some:
-            report(f"{name}: predictions", 0, 1)
-            plain = Inputs(token_ids(tokenizer, some, settings.max_tokens), None, [])
-            logits[name] = predict_logits(model, plain, frozen_layers=0, bf16=bf16)
+    logits = _predictions(config, data, model, tokenizer, report)
     metrics = {
         "train.docs_per_second": seen / seconds,
         "train.seconds": time.monotonic() - started,
@@ -286,6 +276,20 @@ def _camembert(
     }
     save = _bundle_writer(config, data, model, tokenizer, logits)
     return Fitted(logits, save, metrics, {})
+
+
+def _predictions(
+    config: Config, data: Data, model: Any, tokenizer: Any, report: Report
+) -> dict[str, Floats]:
+    """Return the flat logits of every split that has texts, by the whole trained model."""
+    bf16 = use_bf16(config.camembert.precision, device_for())
+    logits = {}
+    for name, some in _splits(data).items():
+        if some:
+            report(f"{name}: predictions", 0, 1)
+            plain = Inputs(token_ids(tokenizer, some, config.camembert.max_tokens), None, [])
+            logits[name] = predict_logits(model, plain, frozen_layers=0, bf16=bf16)
+    return logits
 
 
 def _bundle_writer(

@@ -1,0 +1,61 @@
+"""Ordinary label shares: what they are taken from, and what they do to a head."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT, WRITERS, experiment, write_lines
+from presseco.config import read_config
+from presseco.corpus import build_corpus
+from presseco.prior import log_ratios, shift_head
+
+
+@pytest.fixture
+def corpus(project: Path, rows: list[dict[str, Any]]) -> Any:
+    """Writer A wrote as ordered, writer B mostly bad news."""
+    made = [
+        {**r, "sentiment": "positif" if i % 2 and r["writer"] != "B" else "negatif"}
+        for i, r in enumerate(rows)
+    ]
+    for w in WRITERS:
+        write_lines(project / f"data/articles/{w}.jsonl", [r for r in made if r["writer"] == w])
+    overrides = ["corpus.validation_writers=[E]", "corpus.test_writers=[F]", "corpus.seeds=null"]
+    return build_corpus(read_config(experiment(project, "camembert-mini"), overrides))[0]
+
+
+def test_ratios_go_to_what_the_writers_wrote(corpus: Any) -> None:
+    ratios = log_ratios(corpus, ["B"])
+    names = [label for _, labels in corpus.taxonomy.task_map for label in labels]
+    assert ratios is not None and ratios.shape == (32,)
+    assert ratios[names.index("negatif")] > 0.1 > -0.1 > ratios[names.index("positif")]
+    # 30 of train's articles stand behind the writer's 20: no label is ever ruled out.
+    assert np.isfinite(ratios).all() and ratios.min() > np.log(30 / 50) - 1e-9
+
+
+def test_all_writers_together_are_the_corpus_itself(corpus: Any) -> None:
+    ratios = log_ratios(corpus, ["A", "B", "C", "D"])
+    seen = [i for i, label in enumerate(corpus.taxonomy["sentiment"].ids) if label != "neutre"]
+    assert ratios is not None and np.abs(ratios[-3:][seen]).max() < 0.02
+    assert log_ratios(corpus, ["nobody"]) is None
+
+
+def test_shift_moves_the_bias_by_its_part() -> None:
+    head = torch.nn.Module()
+    head.out_proj = torch.nn.Linear(4, 3)
+    before = head.out_proj.bias.detach().clone()
+    shift_head(head, np.array([1.0, 0.0, -2.0]), 0.5)
+    assert torch.allclose(head.out_proj.bias - before, torch.tensor([0.5, 0.0, -1.0]))
+
+
+def test_our_settings_name_writers_that_train_has() -> None:
+    settings = read_config(ROOT / "configs/experiment/camembert-mini.yaml")
+    lines = (
+        p.read_text("utf-8").splitlines()[0] for p in (ROOT / "data/articles").glob("B?.jsonl")
+    )
+    assert set(settings.camembert.prior_writers) <= {json.loads(x)["writer"] for x in lines}
