@@ -11,13 +11,8 @@ from mlflow.tracking import MlflowClient
 
 from conftest import ROOT, SHRINK, sets
 from presseco.__main__ import main
-from presseco.ablate import (
-    BASE,
-    ablation_table,
-    compare_to_base,
-    paired_difference,
-    read_plan,
-)
+from presseco.ablate import read_plan
+from presseco.ablation import BASE, ablation_table, compare_to_base, paired_difference
 from presseco.config import read_config
 from presseco.errors import ConfigError
 

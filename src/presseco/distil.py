@@ -18,6 +18,7 @@ from presseco.batches import length_batches
 from presseco.config import Config, DistilConfig
 from presseco.encoder import load_tokenizer
 from presseco.errors import ConfigError, EncoderError
+from presseco.progress import Report
 from presseco.states import Inputs, autocast, collate, device_for, use_bf16
 from presseco.steps import write_tensors
 from presseco.taxonomy import slices
@@ -176,7 +177,7 @@ def make_guide(
     texts: list[str],
     task_map: list[list[Any]],
     folder: Path,
-    on_texts: OnTexts,
+    report: Report,
 ) -> Guide:
     """Ask the teacher about all texts, once (kept in `folder` for a run that goes on).
 
@@ -184,6 +185,10 @@ def make_guide(
     """
     settings = config.distil
     assert settings is not None
+
+    def on_texts(done: int, total: int) -> None:
+        report("teacher and student vectors", done, total)
+
     if processes.count() > 1:
         raise ConfigError("distil: runs in one process, without torchrun")
     bf16 = use_bf16(config.camembert.precision, device_for())
