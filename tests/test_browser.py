@@ -96,7 +96,9 @@ def test_run_page_tells_what_it_is(seen):
     assert "camembert-mini · 110 articles · seed 1" in text
     assert "95 % bootstrap intervals in brackets" in text
     assert f"{seen.camembert.data.metrics['test.sector.macro_f1']:.3f} (" in text
-    assert "purpose: train" in text and "role: champion" in text
+    for word in ("purpose", "camembert", seen.camembert.data.tags["corpus"]):
+        assert word in text
+    assert seen.camembert.data.tags["role"] == "champion"
     assert "train · 110 articles" in text  # dataset and parent
     assert len(seen.camembert.data.params) <= 25 and len(seen.camembert.data.metrics) <= 60
 
