@@ -48,7 +48,8 @@ def drift_page(d: Drift) -> str:
 
 def _row(a: Aspect) -> list[str]:
     low, high = a.interval
-    return [a.name, f"{a.psi:.2f}", f"{low:.2f} to {high:.2f}", a.verdict, a.reason]
+    why = a.reason.partition("), ")[2]  # the index has columns of its own here
+    return [a.name, f"{a.psi:.2f}", f"{low:.2f} to {high:.2f}", a.verdict, why]
 
 
 def _chart(a: Aspect) -> Figure:

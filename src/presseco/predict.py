@@ -10,19 +10,31 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from presseco.classifier import Classifier
 from presseco.documents import Document, documents
 from presseco.errors import StoreError
 from presseco.files import replacing, write_text
 
+if TYPE_CHECKING:
+    from presseco.cascade import Cascade
+
 #: Articles classified together: enough to sort by length, little enough to lose little when killed.
 CHUNK = 256
 
 
-def predict_file(model: str, source: Path, target: Path, *, precision: str = "auto") -> int:
+def predict_file(
+    model: str,
+    source: Path,
+    target: Path,
+    *,
+    precision: str = "auto",
+    cascade: Path | None = None,
+) -> int:
     """Write one answer a row of `source` to `target`, in order; return how many.
+
+    With `cascade`, the folder of a baseline, that one answers the articles that it is sure of.
 
     `target` is JSON Lines, or by its suffix CSV or parquet. The answers grow in `<target>.part`,
     which a run that starts again continues, and `target` appears when all are there. A row that is
@@ -34,7 +46,7 @@ def predict_file(model: str, source: Path, target: Path, *, precision: str = "au
         raise StoreError(f"--output {target} is {what}; name a file of its own for the answers")
     rows = documents(source)
     first = next(rows, None)  # a missing or broken input is said before the model is loaded
-    classifier = Classifier.load(model, precision=precision)
+    classifier = _load(model, precision, cascade)
     target.parent.mkdir(parents=True, exist_ok=True)
     part, note = (target.with_name(f"{target.name}.part{x}") for x in ("", ".json"))
     all_rows = _with(first, rows)
@@ -54,6 +66,15 @@ def predict_file(model: str, source: Path, target: Path, *, precision: str = "au
     _finish(part, target, [t.name for t in classifier.bundle.tasks])
     note.unlink()
     return done
+
+
+def _load(model: str, precision: str, cascade: Path | None) -> Classifier | Cascade:
+    classifier = Classifier.load(model, precision=precision)
+    if cascade is None:
+        return classifier
+    from presseco.cascade import Cascade  # scikit-learn, which is no part of the base install
+
+    return Cascade.load(cascade, classifier)
 
 
 def _with(first: Document | None, rest: Iterator[Document]) -> Iterator[Document]:
@@ -95,10 +116,16 @@ class _Place:
         write_text(self.path, json.dumps(state))
 
 
-def _resume(part: Path, note: Path, classifier: Classifier, rows: Iterator[Document]) -> _Place:
+def _resume(
+    part: Path, note: Path, classifier: Classifier | Cascade, rows: Iterator[Document]
+) -> _Place:
     """Take the rows that a part file has answers of from `rows`; refuse answers of other rows."""
     bundle = classifier.bundle
-    model = {"model": f"{bundle.name}@{bundle.version}", "precision": classifier.precision}
+    model = {
+        "model": f"{bundle.name}@{bundle.version}",
+        "precision": classifier.precision,
+        "cascade": getattr(classifier, "name", ""),
+    }
     place = _Place(note, model)
     if not part.exists():
         place.note([])
@@ -106,6 +133,7 @@ def _resume(part: Path, note: Path, classifier: Classifier, rows: Iterator[Docum
     before = {
         "rows": 0,
         "sha256": "",
+        "cascade": "",
         **(json.loads(note.read_text("utf-8")) if note.exists() else {}),
     }
     differ = [k for k in model if before.get(k) != model[k]]
