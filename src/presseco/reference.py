@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,9 @@ def words(prepared: str) -> list[str]:
     return _WORD.findall(prepared.lower())
 
 
-def new_share(found: Sequence[str], vocabulary: Iterable[str]) -> float:
+def new_share(found: Sequence[str], vocabulary: Container[str]) -> float:
     """Return the share of words that are not in `vocabulary`; 0 of no words."""
-    known = vocabulary if isinstance(vocabulary, (dict, set, frozenset)) else set(vocabulary)
-    return sum(w not in known for w in found) / len(found) if found else 0.0
+    return sum(w not in vocabulary for w in found) / len(found) if found else 0.0
 
 
 def make_reference(
