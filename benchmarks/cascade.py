@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from presseco.files import write_block
+
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("camembert", "cascade")
 EXPERIMENT = ROOT / "configs/experiment/camembert-mini.yaml"
@@ -164,11 +166,7 @@ def main() -> None:
     result |= {"cut": fitted["cut"], "margin": fitted["margin"], "validation": fitted["validation"]}
     result["models"] = f"{bundle.name}@{bundle.version}, baseline@{fitted['models']['baseline']}"
     (ROOT / "benchmarks/cascade.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    page = ROOT / "docs/serving.md"
-    head, rest = page.read_text("utf-8").split("<!-- cascade.py -->", 1)
-    end = "<!-- end -->"
-    text = f"{head}<!-- cascade.py -->\n{table(result)}\n{end}{rest.split(end, 1)[1]}"
-    page.write_text(text, "utf-8")
+    write_block(ROOT / "docs/serving.md", "cascade", table(result))
     print(table(result))
 
 

@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from presseco.files import write_block
+
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {
     "onnx fp32": "Python, fp32",
@@ -301,12 +303,7 @@ def main() -> None:
         found = parity(args.bundle, Path(folder))
     text = json.dumps([asdict(p) for p in found], indent=1)
     (ROOT / "benchmarks/parity.json").write_text(text + "\n", "utf-8")
-    page = ROOT / "docs/serving.md"
-    head, rest = page.read_text("utf-8").split("<!-- parity.py -->", 1)
-    end = "<!-- end -->"
-    page.write_text(
-        f"{head}<!-- parity.py -->\n{table(found)}\n{end}{rest.split(end, 1)[1]}", "utf-8"
-    )
+    write_block(ROOT / "docs/serving.md", "parity", table(found))
     print(table(found))
 
 

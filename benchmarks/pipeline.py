@@ -46,7 +46,28 @@ def main() -> None:
     result = {"machine": machine(), "workers": args.workers, "runs": runs, "html": pages}
     (HERE / "pipeline.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     plot(result)
+    from presseco.files import write_block
+
+    write_block(ROOT / "docs/data.md", "pipeline", table(result))
     print(f"{len(runs)} sizes measured, in {HERE / 'pipeline.json'} and pipeline.png")
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the measurements as the table of docs/data.md."""
+    lines = [
+        "| articles | seconds | articles/s | of CPU time alone | peak MB |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for r in result["runs"]:
+        lines.append(
+            f"| {r['articles']:,} | {r['seconds']:.0f} | {r['per_second']:,} | "
+            f"{r['per_second_of_free_cores']:,} | {r['megabytes']:,.0f} |"
+        )
+    load, cores = result["machine"]["load_before"], result["machine"]["cores"]
+    return "\n".join(lines) + (
+        f"\n\n{cores} cores, {result['workers']} workers, load {load} before the start. The fourth "
+        "column is what the CPU time spent would give with nothing else on these cores."
+    )
 
 
 def run(folder: Path, size: int, workers: int) -> dict[str, Any]:

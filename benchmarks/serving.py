@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from presseco.files import write_block
+
 ROOT = Path(__file__).resolve().parent.parent
 CANDIDATES = ("transformers", "fp32", "int8")
 TASKS = ("sector", "event_type", "sentiment")
@@ -204,11 +206,7 @@ def main() -> None:
         return
     result = collect(args.bundle.resolve(), articles, args.n, args.rounds)
     (ROOT / "benchmarks" / "serving.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    page = ROOT / "docs" / "serving.md"
-    text = page.read_text("utf-8")
-    begin, end = "<!-- serving.py -->", "<!-- end -->"
-    head, rest = text.split(begin, 1)
-    page.write_text(f"{head}{begin}\n{table(result)}\n{end}{rest.split(end, 1)[1]}", "utf-8")
+    write_block(ROOT / "docs/serving.md", "serving", table(result))
     print(table(result))
 
 

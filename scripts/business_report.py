@@ -12,6 +12,7 @@ from pathlib import Path
 
 from presseco.business import Lexicon, precision_recall, read_lexicon
 from presseco.errors import PressecoError
+from presseco.files import write_block
 from presseco.language import identify
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,14 +34,20 @@ def main() -> int:
 def report(path: str, misses: int) -> None:
     lexicon = read_lexicon(path)
     business, other = texts()
-    print("| texts | business | other | recall | other let through | precision at 1:1 |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for part, name in (("tune", "tuned on"), ("held", "held out")):
+    lines = [
+        "| texts | business | other | recall | other let through | precision at 1:1 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for part, name in (("tune", "tuned on"), ("held", "held out (other writers, other texts)")):
         yes, no = business[part], other[part]
         precision, recall = precision_recall(lexicon, yes, no)
         let = sum(lexicon.judge(t).score >= lexicon.threshold for t in no)
-        print(f"| {name} | {len(yes)} | {len(no)} | {recall:.3f} | {let} | {precision:.3f} |")
+        lines.append(
+            f"| {name} | {len(yes)} | {len(no)} | {recall:.3f} | {let} | {precision:.3f} |"
+        )
         show([(t, True) for t in yes] + [(t, False) for t in no], lexicon, misses)
+    print("\n".join(lines))
+    write_block(ROOT / "docs" / "data.md", "business", "\n".join(lines))
     print(f"threshold {lexicon.threshold}, {lexicon.size} terms, in {path}")
 
 

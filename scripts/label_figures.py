@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from presseco.errors import ConfigError, PressecoError
-from presseco.files import write_text
+from presseco.files import write_block
 from presseco.labelreport import markdown
 
 _WORST = 15
@@ -23,7 +22,6 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=Path("docs/labels.md"))
     args = parser.parse_args()
     try:
-        page = args.page.read_text(encoding="utf-8")
         report = read(args.report, "presseco label")
         blocks = {
             "sources": sources(report),
@@ -32,8 +30,7 @@ def main() -> int:
             "weak": weak(read(args.weak, "python scripts/weak_table.py")),
         }
         for name, text in blocks.items():
-            page = put(page, name, text)
-        write_text(args.page, page)
+            write_block(args.page, name, text)
     except PressecoError as e:
         print(f"label_figures: {e}", file=sys.stderr)
         return 1
@@ -45,15 +42,6 @@ def read(path: Path, command: str) -> Any:
     if not path.exists():
         raise ConfigError(f"{path}: missing; first: {command}")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def put(page: str, name: str, text: str) -> str:
-    """Return the page with the text between the markers of `name`."""
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    new, count = re.subn(pattern, lambda m: m[1] + text + m[2], page, flags=re.DOTALL)
-    if count != 1:
-        raise ConfigError(f"expected the markers <!-- {name} --> and <!-- /{name} --> once")
-    return new
 
 
 def sources(report: dict[str, Any]) -> str:

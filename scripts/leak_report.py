@@ -11,7 +11,7 @@ from presseco.config import read_config
 from presseco.corpus import article_files, clean, read_all
 from presseco.data import for_source
 from presseco.errors import PressecoError
-from presseco.files import write_text
+from presseco.files import write_block, write_text
 from presseco.leak import inflation, table
 from presseco.source import read_source
 from presseco.split import story_groups
@@ -43,6 +43,8 @@ def report(args: argparse.Namespace) -> None:
     stories = story_groups(articles, config.corpus.near_duplicate)
     rows = [inflation(articles, stories, task, config.seed) for task in taxonomy.names]
     print(table(rows), end="")
+    if not args.source:  # our own articles: the table of the guide
+        write_block(config.path("docs/data.md"), "leak", table(rows))
     write_text(config.path(args.output), json.dumps([asdict(r) for r in rows], indent=1))
     print(f"{len(articles):,} articles, 3 folds, macro-F1; in {config.path(args.output)}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from presseco.errors import StoreError
-from presseco.files import replacing, write_text
+from presseco.files import replacing, write_block, write_text
 
 
 def test_text_is_replaced(tmp_path):
@@ -86,3 +86,13 @@ def test_folder_that_another_process_wrote_meanwhile(tmp_path):
             theirs.mkdir()
             (theirs / "theirs").write_text("x")
     assert [p.name for p in path.iterdir()] == ["ours"]
+
+
+def test_block_of_a_page_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- t -->\nold\n<!-- /t -->\nb\n<!-- u -->\n<!-- /u -->\n", "utf-8")
+    write_block(page, "t", "| é \\1 |\n")
+    assert page.read_text("utf-8").startswith("a\n<!-- t -->\n| é \\1 |\n<!-- /t -->\nb\n<!-- u")
+    for name in ("v", "."):
+        with pytest.raises(StoreError, match="expected the markers"):
+            write_block(page, name, "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +44,21 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_block(page: str | Path, name: str, text: str) -> None:
+    """Put `text` between the markers `<!-- name -->` and `<!-- /name -->` of a Markdown page.
+
+    Raises `StoreError` when the page has not exactly one such pair.
+    """
+    found = Path(page).read_text(encoding="utf-8")
+    pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)"
+    new, count = re.subn(
+        pattern, lambda m: f"{m[1]}{text.rstrip()}\n{m[2]}", found, flags=re.DOTALL
+    )
+    if count != 1:
+        raise StoreError(f"{page}: expected the markers <!-- {name} --> and <!-- /{name} --> once")
+    write_text(page, new)
 
 
 def _swap(new: Path, path: Path, spare: Path) -> None:

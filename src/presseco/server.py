@@ -41,6 +41,8 @@ def reason(error: Exception) -> str:
 def without_secret(uri: str) -> str:
     """Return the URI without user name and password: what may be written down or printed."""
     parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri  # and not put together again: sqlite:////tmp/x would lose two slashes
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
