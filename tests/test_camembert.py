@@ -17,21 +17,19 @@ import torch
 
 from conftest import SHRINK, experiment
 from presseco.camembert import (
-    Progress,
     _groups,
     _schedule,
     _token_dropout,
-    class_weights,
     fine_tune,
     freeze,
-    multi_task_loss,
-    outside_loss,
 )
+from presseco.checkpoint import Progress
 from presseco.config import CamembertConfig, read_config
 from presseco.encoder import load_model, load_tokenizer
 from presseco.errors import ConfigError, StoreError
 from presseco.evaluate import mean_macro_f1
 from presseco.fit import token_ids
+from presseco.loss import class_weights, multi_task_loss, outside_loss
 from presseco.states import Inputs, encode, predict_logits, upper
 from presseco.taxonomy import MISSING, OUTSIDE, read_taxonomy
 

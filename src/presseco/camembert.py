@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional
 
 from presseco import processes
 from presseco.batches import length_batches
+from presseco.checkpoint import Progress, resume, save_checkpoint
 from presseco.config import CamembertConfig
 from presseco.errors import ConfigError
 from presseco.evaluate import Ints, mean_macro_f1
-from presseco.files import replacing
+from presseco.loss import class_weights, multi_task_loss, outside_loss
 from presseco.states import Inputs, autocast, collate, predict_logits, upper, use_bf16
-from presseco.taxonomy import MISSING, OUTSIDE, slices
+from presseco.steps import write_tensors
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 OnStep = Callable[[int, int], None]
-
-
-@dataclass
-class Progress:
-    """Where training stands; saved with the weights so that a killed run goes on from here.
-
-    `resumed` is the step that this process began with.
-    """
-
-    step: int = 0
-    resumed: int = 0
-    best_score: float = -1.0
-    best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def fine_tune(
@@ -65,76 +48,128 @@ def fine_tune(
     with the same weights on the same machine. Several processes share each batch (`processes`).
     `guide` adds to the loss of a batch, given its logits and its texts' numbers (`distil`).
     """
-    device = next(model.parameters()).device
-    bf16 = use_bf16(config.precision, device)
-    freeze(model, config.frozen_layers)
-    processes.spread(model.parameters())
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(_groups(model, config), betas=(0.9, 0.98), eps=1e-6)
-    average = {n: p.detach().clone() for n, p in trained.items()}
-    weights = class_weights(labels, task_map, config.class_balance, device)
-    state = _resume(folder, trained, average, optimizer)
+    run = _Run(model, train, labels, task_map, config, seed, folder, guide)
+    state = run.state
     for number, metrics in enumerate(state.history, 1):
         on_epoch(number, metrics)
     per_epoch = -(-len(train.ids) // config.batch_size)
     total = per_epoch * config.epochs
-    saved = time.monotonic()
     model.train()
     for epoch in range(state.step // per_epoch, config.epochs):
         if len(state.history) - 1 - state.best_epoch >= config.patience:
             break
         batches = length_batches(train.lengths, config.batch_size, seed * 1000 + epoch)
         for rows in batches[state.step - epoch * per_epoch :]:
-            # Dropout depends on seed and step only, so a resumed run draws the same masks.
-            torch.manual_seed(seed * 1_000_003 + state.step + (processes.rank() << 40))
-            _set_rates(optimizer, _schedule(state.step, total, config.warmup))
-            keep = _token_dropout(train, rows, config.token_dropout, seed, state.step)
-            own = processes.part(len(rows))
-            batch, mask = collate(
-                train, rows[own], model.config.pad_token_id, keep[own] if keep else None
-            )
-            with autocast(bf16, device):
-                hidden = upper(model, batch.to(device), mask.to(device), config.frozen_layers)
-                logits = model.classifier(hidden)
-            logits = processes.gather(logits.float(), len(rows))
-            loss = multi_task_loss(
-                logits, labels[rows], task_map, weights, config.label_smoothing
-            ) + config.outside_weight * outside_loss(logits, labels[rows], task_map)
-            if guide is not None:
-                loss = loss + guide(logits, rows)
-            loss.backward()  # type: ignore[no-untyped-call]
-            processes.sum_gradients(trained.values())
-            torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            _update(average, trained, config.average, state.step)
-            state.step += 1
+            loss = run.step(rows, _schedule(state.step, total, config.warmup))
             on_step(state.step, total)
             # Not after an epoch's last step: validation belongs to it, and its end saves anyway.
-            if state.step % per_epoch and time.monotonic() - saved > config.checkpoint_seconds:
-                _save(folder, state, trained, average, optimizer)
-                saved = time.monotonic()
-        with _Swapped(trained, average):
-            logits_v = predict_logits(
-                model, validation, frozen_layers=config.frozen_layers, bf16=bf16
-            )
-            score = processes.agree(mean_macro_f1(task_map, logits_v, truth))
-            if score > state.best_score:
-                state.best_score, state.best_epoch = score, epoch
-                _write(folder / "best.safetensors", {n: p.detach() for n, p in trained.items()})
-        metrics = {"train.loss": float(loss.detach()), "validation.macro_f1": score}
-        state.history.append(metrics)
-        on_epoch(epoch + 1, metrics)
-        _save(folder, state, trained, average, optimizer)
-        saved = time.monotonic()
-    if processes.first():
-        best = load_file(folder / "best.safetensors")
-        with torch.no_grad():
-            for n, p in trained.items():
-                p.copy_(best[n])
-    processes.spread(trained.values())
+            if state.step % per_epoch and run.unsaved > config.checkpoint_seconds:
+                run.save()
+        score = run.validate(validation, truth, epoch)
+        state.history.append({"train.loss": float(loss.detach()), "validation.macro_f1": score})
+        on_epoch(epoch + 1, state.history[-1])
+        run.save()
+    run.take_best()
     model.eval()
     return state
+
+
+class _Run:
+    """A fine-tuning under way: weights, their average, the optimizer, and how far it has come."""
+
+    def __init__(
+        self,
+        model: Any,
+        train: Inputs,
+        labels: Ints,
+        task_map: list[list[Any]],
+        config: CamembertConfig,
+        seed: int,
+        folder: Path,
+        guide: Callable[[Tensor, list[int]], Tensor] | None,
+    ) -> None:
+        self._model, self._train, self._labels, self._task_map = model, train, labels, task_map
+        self._config, self._seed, self._folder, self._guide = config, seed, folder, guide
+        self._device = next(model.parameters()).device
+        self._bf16 = use_bf16(config.precision, self._device)
+        freeze(model, config.frozen_layers)
+        processes.spread(model.parameters())
+        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.AdamW(_groups(model, config), betas=(0.9, 0.98), eps=1e-6)
+        self._average = {n: p.detach().clone() for n, p in self._trained.items()}
+        self._weights = class_weights(labels, task_map, config.class_balance, self._device)
+        self.state = resume(folder, self._trained, self._average, self._optimizer)
+        self._saved = time.monotonic()
+
+    @property
+    def unsaved(self) -> float:
+        """Return the seconds since the last checkpoint."""
+        return time.monotonic() - self._saved
+
+    def step(self, rows: list[int], share: float) -> Tensor:
+        """Train on one batch at this share of the peak rates; return its loss."""
+        # Dropout depends on seed and step only, so a resumed run draws the same masks.
+        torch.manual_seed(self._seed * 1_000_003 + self.state.step + (processes.rank() << 40))
+        _set_rates(self._optimizer, share)
+        loss = self._loss(rows)
+        loss.backward()  # type: ignore[no-untyped-call]
+        processes.sum_gradients(self._trained.values())
+        torch.nn.utils.clip_grad_norm_(list(self._trained.values()), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        _update(self._average, self._trained, self._config.average, self.state.step)
+        self.state.step += 1
+        return loss
+
+    def _loss(self, rows: list[int]) -> Tensor:
+        config, labels = self._config, self._labels[rows]
+        keep = _token_dropout(self._train, rows, config.token_dropout, self._seed, self.state.step)
+        own = processes.part(len(rows))
+        batch, mask = collate(
+            self._train, rows[own], self._model.config.pad_token_id, keep[own] if keep else None
+        )
+        with autocast(self._bf16, self._device):
+            hidden = upper(
+                self._model, batch.to(self._device), mask.to(self._device), config.frozen_layers
+            )
+            logits = self._model.classifier(hidden)
+        logits = processes.gather(logits.float(), len(rows))
+        loss = multi_task_loss(
+            logits, labels, self._task_map, self._weights, config.label_smoothing
+        ) + config.outside_weight * outside_loss(logits, labels, self._task_map)
+        return loss if self._guide is None else loss + self._guide(logits, rows)
+
+    def validate(self, validation: Inputs, truth: Ints, epoch: int) -> float:
+        """Return the averaged weights' mean macro-F1; keep them if they are the best so far."""
+        with _Swapped(self._trained, self._average):
+            logits = predict_logits(
+                self._model,
+                validation,
+                frozen_layers=self._config.frozen_layers,
+                bf16=self._bf16,
+            )
+            score = processes.agree(mean_macro_f1(self._task_map, logits, truth))
+            if score > self.state.best_score:
+                self.state.best_score, self.state.best_epoch = score, epoch
+                write_tensors(
+                    self._folder / "best.safetensors",
+                    {n: p.detach() for n, p in self._trained.items()},
+                )
+        return score
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(self._folder, self.state, self._trained, self._average, self._optimizer)
+        self._saved = time.monotonic()
+
+    def take_best(self) -> None:
+        """Load the best averaged weights into the model, in every process."""
+        if processes.first():
+            best = load_file(self._folder / "best.safetensors")
+            with torch.no_grad():
+                for n, p in self._trained.items():
+                    p.copy_(best[n])
+        processes.spread(self._trained.values())
 
 
 def freeze(model: Any, layers: int) -> None:
@@ -147,56 +182,6 @@ def freeze(model: Any, layers: int) -> None:
     frozen = [model.roberta.embeddings, *model.roberta.encoder.layer[:layers]] if layers else []
     for module in frozen:
         module.requires_grad_(False)
-
-
-def class_weights(
-    labels: Ints, task_map: list[list[Any]], power: float, device: torch.device
-) -> list[Tensor]:
-    """Return one weight vector a task: (share of the class)^-power, normalised to mean 1."""
-    out = []
-    for t, s in enumerate(slices(task_map)):
-        known = labels[:, t][labels[:, t] >= 0]
-        share = np.bincount(known, minlength=s.stop - s.start) / max(len(known), 1)
-        w = np.maximum(share, 1e-3) ** -power
-        out.append(torch.tensor(w / w.mean(), dtype=torch.float32, device=device))
-    return out
-
-
-def multi_task_loss(
-    logits: Tensor, labels: Ints, task_map: list[list[Any]], weights: list[Tensor], smoothing: float
-) -> Tensor:
-    """Return the sum of the tasks' cross-entropies; missing labels count for nothing.
-
-    A batch in which a task has no label at all adds 0 for it (the mean of nothing would be NaN).
-    """
-    total = logits.sum() * 0.0
-    for t, s in enumerate(slices(task_map)):
-        known = np.where(labels[:, t] >= 0, labels[:, t], MISSING)
-        target = torch.as_tensor(known, device=logits.device)
-        if (target != MISSING).any():
-            total = total + functional.cross_entropy(
-                logits[:, s.start : s.stop],
-                target,
-                weight=weights[t],
-                label_smoothing=smoothing,
-                ignore_index=MISSING,
-            )
-    return total
-
-
-def outside_loss(logits: Tensor, labels: Ints, task_map: list[list[Any]]) -> Tensor:
-    """Return the cross-entropy to uniform answers of the texts that are no business news.
-
-    "Outlier exposure", Hendrycks et al. 2019: a model that has seen texts without an answer gives
-    low confidence on others like them. The sum is over tasks, the mean over the batch.
-    """
-    outside = torch.as_tensor(labels[:, 0] == OUTSIDE, device=logits.device)
-    total = logits.sum() * 0.0
-    if outside.any():
-        for s in slices(task_map):
-            rows = functional.log_softmax(logits[outside, s.start : s.stop], dim=-1)
-            total = total - rows.mean(dim=-1).sum() / len(labels)
-    return total
 
 
 def _groups(model: Any, config: CamembertConfig) -> list[dict[str, Any]]:
@@ -271,49 +256,3 @@ class _Swapped:
     def _fill(self, values: dict[str, Tensor]) -> None:
         for n, p in self._trained.items():
             p.copy_(values[n])
-
-
-def _save(
-    folder: Path, state: Progress, trained: Any, average: dict[str, Tensor], optimizer: Any
-) -> None:
-    tensors = {f"weight.{n}": p.detach() for n, p in trained.items()}
-    tensors |= {f"average.{n}": p for n, p in average.items()}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
-    _write(folder / "checkpoint.safetensors", tensors, {"progress": json.dumps(vars(state))})
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    if not processes.first():
-        return
-    with replacing(path) as temporary:
-        try:
-            save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, metadata)
-        except SafetensorError as e:  # its name for a full disk
-            raise OSError(str(e)) from e
-
-
-def _resume(
-    folder: Path, trained: dict[str, Any], average: dict[str, Tensor], optimizer: Any
-) -> Progress:
-    """Load the checkpoint of `folder` into weights, average and optimizer, if there is one."""
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        return Progress()
-    with safe_open(path, "pt") as f:
-        state = Progress(**json.loads(f.metadata()["progress"]))
-    state.resumed = state.step
-    tensors = load_file(path)
-    moments: dict[int, dict[str, Tensor]] = {}
-    with torch.no_grad():
-        for key, value in tensors.items():
-            kind, _, name = key.partition(".")
-            if kind == "weight":
-                trained[name].copy_(value)
-            elif kind == "average":
-                average[name].copy_(value)
-            else:
-                number, _, what = name.partition(".")
-                moments.setdefault(int(number), {})[what] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return state
