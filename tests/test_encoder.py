@@ -288,11 +288,11 @@ def test_whole_job_on_a_model_of_the_hub(project, camembert_base, tmp_path):
         hub.log.clear()
         again = fetch(hub, tmp_path / "cache")
         assert again.returncode == 0 and not hub.log, "a cached model was asked for again"
-    model = Classifier.load(project / "dist" / "camembert")
+    model = Classifier.load(project / "dist" / "camembert-base")
     [answer] = model.predict(["Le groupe a publié mardi un bénéfice net en hausse de 12 %."])
     taxonomy = read_taxonomy(project / "configs" / "taxonomy.yaml")
     assert all(answer[t].label in taxonomy[t].ids for t in taxonomy.names)
-    golden = (project / "dist" / "camembert" / "golden.jsonl").read_text("utf-8").splitlines()
+    golden = (project / "dist" / "camembert-base" / "golden.jsonl").read_text("utf-8").splitlines()
     ids = [json.loads(line)["input_ids"] for line in golden]
     assert all(row[0] == 5 and row[-1] == 6 and 1 not in row for row in ids)
 

@@ -58,7 +58,7 @@ def write_block(page: str | Path, name: str, text: str) -> None:
     )
     if count != 1:
         raise StoreError(f"{page}: expected the markers <!-- {name} --> and <!-- /{name} --> once")
-    write_text(page, new)
+    write_text(Path(page), new)
 
 
 def _swap(new: Path, path: Path, spare: Path) -> None:
