@@ -102,19 +102,24 @@ def _agreement(articles: Sequence[Article], taxonomy: Taxonomy) -> str:
         "|---|--:|--:|--:|---|---|",
     ]
     found = False
-    for task in taxonomy.names:
-        first, second = annotator_pairs(articles, task)
-        if first:
-            found = True
-            lines.append(_agreement_row(agree(task, first, second)))
+    by_subject = [a for a in articles if a.writer in _BY_SUBJECT]
+    for some, what in ((articles, ""), (by_subject, ", by subject")):
+        for task in taxonomy.names:
+            first, second = annotator_pairs(some, task)
+            if first:
+                found = True
+                lines.append(_agreement_row(agree(task, first, second), what))
+    lines += ["", f"'By subject': the writers {', '.join(_BY_SUBJECT)} (see Process)."]
     return "\n".join(lines) if found else "\n".join([*lines[:2], "No second labels yet."])
 
 
-def _agreement_row(a: Agreement) -> str:
+def _agreement_row(a: Agreement, what: str) -> str:
     weak = sorted(a.by_class.items(), key=lambda x: x[1])[:3]
     text = ", ".join(f"{label} {f1:.2f}" for label, f1 in weak)
     low, high = a.interval
-    return f"| {a.task} | {a.n} | {a.raw:.3f} | {a.kappa:.3f} | {low:.3f}–{high:.3f} | {text} |"
+    return (
+        f"| {a.task}{what} | {a.n} | {a.raw:.3f} | {a.kappa:.3f} | {low:.3f}–{high:.3f} | {text} |"
+    )
 
 
 def _variety(articles: Sequence[Article], taxonomy: Taxonomy, split: dict[str, str]) -> str:
@@ -176,11 +181,19 @@ def _figures(articles: Sequence[Article], seeds: Sequence[Article], folder: Path
     figure.savefig(folder / "lengths.png", dpi=90)
 
 
+#: Writers who were given subjects and no labels; their texts were labelled afterwards.
+_BY_SUBJECT = ("BA", "BB", "BC", "BD", "VE", "TG")
+
 _CLOSING = """## Process
 
 Writers worked each from a brief of their own (sector, event, sentiment, style, length, region and
 decade dealt out so that every cell is covered); validation and test writers had other briefs and
-companies reserved to them. Articles were written one by one, without template or generator of text.
+companies reserved to them. The writers BA to BD (train), VE (validation) and TG (test) were given a
+subject, an angle, a place and a year, and no label: they wrote long articles as newspapers do, with the
+news sometimes late or slight, and labelled them when they were written. Annotators agree less on these,
+about as people do on real press, and labels come in the shares of the press: much `autre`, law, policy
+and business climate, little good news. Articles were written one by one, without template or generator
+of text.
 The writers are language-model writers under our direction, and so are the annotators: the agreement
 figures are between such annotators, and real press is less tidy than this prose.
 
