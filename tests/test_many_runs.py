@@ -98,7 +98,13 @@ def children_seconds() -> float:
 
 
 def test_compare(filled, capsys):
-    """Processor seconds, as other tests may share the machine; the wall clock is printed beside."""
+    """Against the time that the imports alone take: seconds say as much of the machine as of us.
+
+    Both printed. On two free cores the command takes 4.3 s of processor, the imports 2.2.
+    """
+    before = children_seconds()
+    subprocess.run([sys.executable, "-c", "import presseco.compare"], check=True, timeout=120)
+    imports = children_seconds() - before
     before, started = children_seconds(), time.monotonic()
     command = [sys.executable, "-m", "presseco", "compare"]
     done = subprocess.run(
@@ -106,10 +112,13 @@ def test_compare(filled, capsys):
     )
     wall, used = time.monotonic() - started, children_seconds() - before
     with capsys.disabled():
-        print(f"\ncompare in a store of {RUNS} runs: {used:.1f} s of processor, {wall:.1f} s")
+        print(
+            f"\ncompare in a store of {RUNS} runs: {used:.1f} s of processor, {wall:.1f} s; "
+            f"imports alone {imports:.1f} s"
+        )
     assert done.returncode in (0, 2), done.stderr[-500:]
     assert f"seed {RUNS // 4 - 1}" in done.stdout, "the last training is compared"
-    assert used < LIMIT
+    assert used < 3.5 * imports
 
 
 def test_page_of_runs(filled, capsys):

@@ -129,7 +129,8 @@ def check_whole(server: Server, name: str, epochs: int = 0) -> None:
 @pytest.mark.timeout(900)  # minutes on a busy machine
 def test_server_killed_in_the_middle_of_a_training_and_started_again(project, server):
     server.start()
-    epochs = ("camembert.epochs=8", "camembert.patience=8")
+    # Longer than the server's absence: 7 s, its start, and a pass of the sender.
+    epochs = ("camembert.epochs=150", "camembert.patience=150")
     process = train(project, server.uri, "camembert-mini", *epochs)
     wait_for(lambda: process.poll() is not None or "camembert-mini" in server.runs())
     assert process.poll() is None, process.communicate()
@@ -140,7 +141,7 @@ def test_server_killed_in_the_middle_of_a_training_and_started_again(project, se
     printed = finish(process)
     assert printed.count("is away") == 1 and "all runs sent to" in printed
     assert spools(project) == [] and not left.folder.exists()
-    check_whole(server, "camembert-mini", epochs=8)
+    check_whole(server, "camembert-mini", epochs=150)
 
 
 @pytest.mark.services
