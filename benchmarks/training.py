@@ -30,7 +30,7 @@ def load(texts: int, epochs: int, tokens: int) -> tuple[Any, Any]:
     """Return the configuration and the data: `texts` training articles, a quarter to validate."""
     from presseco.config import read_config
     from presseco.corpus import build_corpus
-    from presseco.fit import Examples, load_data
+    from presseco.examples import Examples, load_data
     from presseco.points import subset, without_test
 
     overrides = [f"camembert.epochs={epochs}", f"camembert.patience={epochs}"] if epochs else []

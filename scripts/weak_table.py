@@ -24,8 +24,9 @@ from presseco.corpus import build_corpus
 from presseco.curve import subset
 from presseco.errors import ConfigError, PressecoError
 from presseco.evaluate import Ints, confusion_matrix, macro_f1
+from presseco.examples import Data, Examples, load_data
 from presseco.files import write_text
-from presseco.fit import Data, Examples, fit, load_data
+from presseco.fit import fit
 from presseco.label import EMBEDDED
 from presseco.taxonomy import MISSING, slices
 from presseco.work import working
@@ -138,8 +139,7 @@ def trainer(config: Config, data: Data) -> Trainer:
 
 def frozen(config: Config, data: Data) -> Trainer:
     """Return the trainer on frozen vectors, which are computed once for all points."""
-    from presseco.encoder import load_model, load_tokenizer, locate
-    from presseco.fit import token_ids
+    from presseco.encoder import load_model, load_tokenizer, locate, token_ids
     from presseco.probe import fit_probe
     from presseco.states import device_for, encode, use_bf16
 

@@ -120,10 +120,9 @@ def tiny_bundle(
     """A bundle as the main job exports it, of the tiny model. Do not change it: copy it."""
     import torch
 
-    from presseco.encoder import load_tokenizer
+    from presseco.encoder import load_tokenizer, token_ids
     from presseco.evaluate import split_logits
     from presseco.export import export_bundle
-    from presseco.fit import token_ids
     from presseco.reference import make_reference
     from presseco.taxonomy import read_taxonomy
 

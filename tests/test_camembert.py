@@ -25,10 +25,9 @@ from presseco.camembert import (
 )
 from presseco.checkpoint import Progress
 from presseco.config import CamembertConfig, read_config
-from presseco.encoder import load_model, load_tokenizer
+from presseco.encoder import load_model, load_tokenizer, token_ids
 from presseco.errors import ConfigError, StoreError
 from presseco.evaluate import mean_macro_f1
-from presseco.fit import token_ids
 from presseco.loss import class_weights, multi_task_loss, outside_loss
 from presseco.states import Inputs, encode, predict_logits, upper
 from presseco.taxonomy import MISSING, OUTSIDE, read_taxonomy

@@ -17,7 +17,7 @@ from conftest import SHRINK, experiment, write_lines
 from presseco.config import Config, read_config
 from presseco.corpus import Corpus, build_corpus, leaks
 from presseco.errors import ArticleError, ConfigError, StoreError, TaxonomyError
-from presseco.fit import load_data
+from presseco.examples import load_data
 from presseco.taxonomy import MISSING
 
 

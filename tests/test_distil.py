@@ -25,9 +25,8 @@ from presseco.distil import (
     matched_layers,
     watch,
 )
-from presseco.encoder import load_model, load_tokenizer
+from presseco.encoder import load_model, load_tokenizer, token_ids
 from presseco.errors import ConfigError
-from presseco.fit import token_ids
 from presseco.states import encode, predict_logits
 from presseco.taxonomy import MISSING, read_taxonomy, slices
 

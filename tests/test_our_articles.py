@@ -12,7 +12,7 @@ from conftest import ROOT
 from presseco.article import Article, read_articles
 from presseco.config import read_config
 from presseco.corpus import Corpus, article_files, build_corpus, clean, leaks
-from presseco.fit import load_data
+from presseco.examples import load_data
 from presseco.seeds import read_seeds
 from presseco.stories import near_pairs
 from presseco.taxonomy import read_taxonomy

@@ -14,7 +14,7 @@ import pytest
 from conftest import SHRINK, experiment
 from presseco.config import read_config
 from presseco.corpus import build_corpus
-from presseco.fit import Data, load_data
+from presseco.examples import Data, load_data
 from presseco.points import merge_points, point_key, subset, task_scores, without_test
 
 

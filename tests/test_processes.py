@@ -30,7 +30,7 @@ from presseco import processes
 from presseco.camembert import fine_tune
 from presseco.config import read_config
 from presseco.encoder import load_model, load_tokenizer
-from presseco.fit import token_ids
+from presseco.encoder import token_ids
 from presseco.states import encode
 from presseco.taxonomy import read_taxonomy
 

@@ -19,8 +19,8 @@ from presseco.ablation import BASE, ablation_table
 from presseco.config import Config, read_config
 from presseco.corpus import build_corpus
 from presseco.errors import ConfigError, nearest
+from presseco.examples import Data, load_data
 from presseco.files import write_text
-from presseco.fit import Data, load_data
 from presseco.points import (
     compute_point,
     find_point,

@@ -216,7 +216,7 @@ def fit_cascade(
     """
     from presseco.config import read_config
     from presseco.corpus import build_corpus
-    from presseco.fit import load_data
+    from presseco.examples import load_data
 
     classifier = Classifier.load(model)
     baseline, card = open_baseline(folder, classifier.bundle)

@@ -16,9 +16,9 @@ from rich.console import Console
 from presseco import tracking
 from presseco.config import Config, read_config
 from presseco.corpus import build_corpus
+from presseco.examples import Data, load_data
 from presseco.experiments import read_experiments
 from presseco.files import replacing
-from presseco.fit import Data, load_data
 from presseco.points import (
     compute_point,
     find_point,

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from presseco.errors import ConfigError, EncoderError
 from presseco.network import knock
+from presseco.text import prepare
 
 #: Files of a checkpoint that are read; everything else in a hub repository stays there.
 _FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -168,3 +169,9 @@ def check_fit(tokenizer: Tokenizer, model: Any, max_tokens: int) -> None:
     room = config.max_position_embeddings - 2  # positions are counted from the padding id, 1, on
     if max_tokens > room:
         raise ConfigError(f"camembert.max_tokens is {max_tokens}; this encoder takes {room}")
+
+
+def token_ids(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[int]]:
+    """Return each prepared text's token ids, cut to `max_tokens` (its beginning is kept)."""
+    tokenizer.enable_truncation(max_length=max_tokens)
+    return [e.ids for e in tokenizer.encode_batch([prepare(t) for t in texts])]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +15,10 @@ from presseco import processes
 from presseco.baseline import fit_baseline
 from presseco.camembert import fine_tune
 from presseco.config import Config
-from presseco.corpus import Corpus
 from presseco.distil import make_guide, unlabelled_texts
-from presseco.encoder import check_fit, load_model, load_tokenizer, locate
-from presseco.errors import ConfigError
-from presseco.evaluate import Floats, Ints, split_logits
+from presseco.encoder import check_fit, load_model, load_tokenizer, locate, token_ids
+from presseco.evaluate import Floats, split_logits
+from presseco.examples import Data
 from presseco.export import export_bundle
 from presseco.prior import log_ratios, shift_head
 from presseco.probe import fit_probe, start_head
@@ -31,81 +26,23 @@ from presseco.progress import Report
 from presseco.reference import make_reference
 from presseco.states import Inputs, device_for, encode, predict_logits, use_bf16
 from presseco.taxonomy import MISSING, OUTSIDE
-from presseco.text import prepare
 
 OnMetrics = Callable[[dict[str, float], int], None]
 Golden = list[str]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """One split in memory: texts, and labels of shape (texts, tasks) with `MISSING` for unknown."""
-
-    ids: list[str]
-    texts: list[str]
-    labels: Ints
-
-
-@dataclass
-class Data:
-    """All splits of a corpus, and its out-of-domain texts by split."""
-
-    corpus: Corpus
-    train: Examples
-    validation: Examples
-    test: Examples
-    outside: dict[str, list[str]]
-    encoded: dict[tuple[Any, ...], tuple[Inputs, Any]] = field(default_factory=dict)
-
-    @property
-    def task_map(self) -> list[list[Any]]:
-        """Return the tasks and labels in the order of the logits."""
-        return self.corpus.taxonomy.task_map
 
 
 @dataclass
 class Fitted:
     """A fitted model: its flat logits by split, and how to save it given its calibration.
 
-    `save(folder, calibration, card)` writes what is registered; `predict` classifies raw texts with
-    the saved form, and is what documents a second are measured on.
+    `save(folder, calibration, card)` writes what is registered, and what documents a second are
+    measured on.
     """
 
     logits: dict[str, Floats]
     save: Callable[[Path, dict[str, Any], str], None]
     metrics: dict[str, float]
     params: dict[str, Any]
-
-
-def load_data(corpus: Corpus) -> Data:
-    """Read a built corpus into memory."""
-    table = corpus.load()
-    splits = {}
-    for name in ("train", "validation", "test"):
-        columns = [
-            [MISSING if v is None else v for v in table[name][t]] for t in corpus.taxonomy.names
-        ]
-        labels = np.array(columns, dtype=np.int64).T.reshape(len(table[name]), -1)
-        splits[name] = Examples(list(table[name]["id"]), list(table[name]["text"]), labels)
-    outside: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-    for row in corpus.outside():
-        outside[row["split"]].append(row["text"])
-    data = Data(corpus, splits["train"], splits["validation"], splits["test"], outside)
-    _check_labels(data)
-    return data
-
-
-def _check_labels(data: Data) -> None:
-    """Refuse a split that a task cannot be learnt from, or judged on, before hours are spent."""
-    needed = (("train", data.train, 2), ("validation", data.validation, 1), ("test", data.test, 1))
-    for t, (task, _) in enumerate(data.task_map):
-        for name, split, least in needed:
-            found = len(np.unique(split.labels[split.labels[:, t] >= 0, t]))
-            if found < least:
-                raise ConfigError(
-                    f"{task}: {found} different labels in the {name} split, at least {least} "
-                    "needed. Add articles, or see corpus.validation_writers and test_writers."
-                )
 
 
 def fit(config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics) -> Fitted:
@@ -158,12 +95,6 @@ def _encoder(config: Config, data: Data) -> tuple[Any, Any, Path]:
     model = load_model(folder, data.task_map, config.camembert.dropout)
     check_fit(tokenizer, model, config.camembert.max_tokens)
     return model.to(device_for()), tokenizer, folder
-
-
-def token_ids(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """Return each prepared text's token ids, cut to `max_tokens` (its beginning is kept)."""
-    tokenizer.enable_truncation(max_length=max_tokens)
-    return [e.ids for e in tokenizer.encode_batch([prepare(t) for t in texts])]
 
 
 def _encoded(
@@ -339,20 +270,3 @@ def golden_texts(data: Data) -> Golden:
     step = max(1, len(data.validation.texts) // 20)
     texts = (data.validation.texts[::step] * 20)[:20]
     return texts + awkward
-
-
-def docs_per_second(folder: Path, kind: str, texts: list[str]) -> float:
-    """Return how many texts a second the saved model classifies, after one warm-up batch.
-
-    Measured in a process of its own: idle thread pools of torch slow onnxruntime several times.
-    """
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "texts.json"
-        file.write_text(json.dumps(texts), encoding="utf-8")
-        command = [sys.executable, "-m", "presseco.speed", kind, str(folder.resolve()), str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(
-            f"the speed measurement of {folder} failed: {done.stderr.strip()[-500:]}"
-        )
-    return float(done.stdout.split()[-1])

@@ -17,8 +17,9 @@ from presseco.config import Config
 from presseco.distil import checkpoint
 from presseco.encoder import locate
 from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
+from presseco.examples import Data, Examples
 from presseco.files import write_text
-from presseco.fit import Data, Examples, fit
+from presseco.fit import fit
 from presseco.progress import Report
 from presseco.taxonomy import MISSING, slices
 from presseco.work import working

@@ -73,7 +73,8 @@ def _follow(configs: Sequence[Any]) -> None:
     import transformers
 
     from presseco.corpus import build_corpus
-    from presseco.fit import fit, load_data
+    from presseco.examples import load_data
+    from presseco.fit import fit
     from presseco.work import work_folder
 
     transformers.logging.set_verbosity_error()

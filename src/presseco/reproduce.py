@@ -21,8 +21,8 @@ from presseco import tracking
 from presseco.config import Config
 from presseco.corpus import Corpus, build_corpus
 from presseco.errors import ConfigError, StoreError
+from presseco.examples import load_data
 from presseco.experiments import find_encoders
-from presseco.fit import load_data
 from presseco.server import reason
 from presseco.train import train_one
 

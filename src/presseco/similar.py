@@ -95,7 +95,7 @@ class Similar:
         return self._loaded[2], self._loaded[3]
 
     def _encode(self, texts: list[str]) -> Vectors:
-        from presseco.fit import token_ids
+        from presseco.encoder import token_ids
         from presseco.states import device_for, encode, use_bf16
 
         model, tokenizer = self._loaded[:2]

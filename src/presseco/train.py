@@ -18,11 +18,13 @@ from presseco.card import model_card
 from presseco.config import Config
 from presseco.corpus import build_corpus
 from presseco.evaluate import TaskScore, score_all, split_logits
+from presseco.examples import Data, load_data
 from presseco.experiments import read_experiments
-from presseco.fit import Data, Fitted, docs_per_second, fit, load_data
+from presseco.fit import Fitted, fit
 from presseco.progress import progress
 from presseco.record import describe, log_data, log_result, params, shipped_megabytes
 from presseco.server import without_secret
+from presseco.speed import docs_per_second
 from presseco.table import Line, short, terminal
 from presseco.taxonomy import slices
 from presseco.work import publish, working

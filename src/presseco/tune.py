@@ -23,9 +23,10 @@ from presseco.corpus import build_corpus
 from presseco.encoder import locate
 from presseco.errors import ConfigError, StoreError
 from presseco.evaluate import mean_macro_f1
+from presseco.examples import Data, load_data
 from presseco.experiments import read_experiments
 from presseco.files import write_text
-from presseco.fit import Data, fit, load_data
+from presseco.fit import fit
 from presseco.points import forget_encoded, without_test
 from presseco.progress import progress
 from presseco.work import work_folder, working

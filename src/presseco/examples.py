@@ -1,0 +1,71 @@
+"""A built corpus in memory: texts and labels of each split, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from presseco.corpus import Corpus
+from presseco.errors import ConfigError
+from presseco.evaluate import Ints
+from presseco.states import Inputs
+from presseco.taxonomy import MISSING
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split in memory: texts, and labels of shape (texts, tasks) with `MISSING` for unknown."""
+
+    ids: list[str]
+    texts: list[str]
+    labels: Ints
+
+
+@dataclass
+class Data:
+    """All splits of a corpus, and its out-of-domain texts by split."""
+
+    corpus: Corpus
+    train: Examples
+    validation: Examples
+    test: Examples
+    outside: dict[str, list[str]]
+    encoded: dict[tuple[Any, ...], tuple[Inputs, Any]] = field(default_factory=dict)
+
+    @property
+    def task_map(self) -> list[list[Any]]:
+        """Return the tasks and labels in the order of the logits."""
+        return self.corpus.taxonomy.task_map
+
+
+def load_data(corpus: Corpus) -> Data:
+    """Read a built corpus into memory."""
+    table = corpus.load()
+    splits = {}
+    for name in ("train", "validation", "test"):
+        columns = [
+            [MISSING if v is None else v for v in table[name][t]] for t in corpus.taxonomy.names
+        ]
+        labels = np.array(columns, dtype=np.int64).T.reshape(len(table[name]), -1)
+        splits[name] = Examples(list(table[name]["id"]), list(table[name]["text"]), labels)
+    outside: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for row in corpus.outside():
+        outside[row["split"]].append(row["text"])
+    data = Data(corpus, splits["train"], splits["validation"], splits["test"], outside)
+    _check_labels(data)
+    return data
+
+
+def _check_labels(data: Data) -> None:
+    """Refuse a split that a task cannot be learnt from, or judged on, before hours are spent."""
+    needed = (("train", data.train, 2), ("validation", data.validation, 1), ("test", data.test, 1))
+    for t, (task, _) in enumerate(data.task_map):
+        for name, split, least in needed:
+            found = len(np.unique(split.labels[split.labels[:, t] >= 0, t]))
+            if found < least:
+                raise ConfigError(
+                    f"{task}: {found} different labels in the {name} split, at least {least} "
+                    "needed. Add articles, or see corpus.validation_writers and test_writers."
+                )
