@@ -123,7 +123,13 @@ def _run_id(name: str, experiment: str, client: MlflowClient) -> str:
         return str(client.get_model_version(model, version).run_id)
     found = client.get_experiment_by_name(experiment)
     query = "attributes.status = 'FINISHED' AND tags.purpose = 'train'"
-    runs = client.search_runs([found.experiment_id], query, order_by=["start_time DESC"])
+    if (
+        "'" not in name
+    ):  # asked of the store: reading hundreds of runs with their metrics costs seconds
+        query += f" AND attributes.run_name LIKE '{name}%'"
+    runs = client.search_runs(
+        [found.experiment_id], query, max_results=50, order_by=["start_time DESC"]
+    )
     for run in runs:
         # A name is whole, or whole up to a separator: `camembert-mini` is not `camembert-mini-tuned`.
         if f"{run.info.run_name} · ".startswith(f"{name} · "):
