@@ -10,10 +10,8 @@ from itertools import combinations
 from typing import Any
 
 from presseco.agreement import Agreement, agree
+from presseco.article import OUT_OF_DOMAIN
 from presseco.labelstudio import Annotation
-
-#: The answer of an annotator who found no business news, beside the task's labels.
-_OUTSIDE = "hors_sujet"
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,10 @@ def _settle(name: str, given: list[Annotation], tasks: Sequence[str]) -> Settled
     labels: dict[str, str | None] = {}
     open_: dict[str, list[str]] = {}
     for task in tasks:
-        answers = [_OUTSIDE if a.out_of_domain else a.labels.get(task) for a in given]
+        answers = [OUT_OF_DOMAIN if a.out_of_domain else a.labels.get(task) for a in given]
         found = [x for x in answers if x]
         label = _majority(found)
-        labels[task] = None if label == _OUTSIDE else label
+        labels[task] = None if label == OUT_OF_DOMAIN else label
         if found and label is None:
             open_[task] = sorted(set(found))
     outside = not open_ and _majority([str(a.out_of_domain) for a in given]) == "True"
@@ -90,7 +88,7 @@ def pairs(annotations: Iterable[Annotation], tasks: Sequence[str], least: int = 
     """Return the agreement of every two people a task, where they share `least` articles or more."""
     by_person: dict[str, dict[str, Mapping[str, str | None]]] = defaultdict(dict)
     for a in annotations:
-        outside = dict.fromkeys(tasks, _OUTSIDE)
+        outside = dict.fromkeys(tasks, OUT_OF_DOMAIN)
         by_person[a.annotator][a.id] = outside if a.out_of_domain else a.labels
     out = []
     for one, two in combinations(sorted(by_person), 2):

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from presseco.steps import write_tensors
+from presseco.steps import moments, restore, write_tensors
 
 
 @dataclass
@@ -35,8 +34,7 @@ def save_checkpoint(
     """Write weights, average, optimizer and progress to one file of `folder`, atomically."""
     tensors = {f"weight.{n}": p.detach() for n, p in trained.items()}
     tensors |= {f"average.{n}": p for n, p in average.items()}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
+    tensors |= moments(optimizer)
     write_tensors(folder / "checkpoint.safetensors", tensors, {"progress": json.dumps(vars(state))})
 
 
@@ -50,17 +48,5 @@ def resume(
     with safe_open(path, "pt") as f:
         state = Progress(**json.loads(f.metadata()["progress"]))
     state.resumed = state.step
-    tensors = load_file(path)
-    moments: dict[int, dict[str, Tensor]] = {}
-    with torch.no_grad():
-        for key, value in tensors.items():
-            kind, _, name = key.partition(".")
-            if kind == "weight":
-                trained[name].copy_(value)
-            elif kind == "average":
-                average[name].copy_(value)
-            else:
-                number, _, what = name.partition(".")
-                moments.setdefault(int(number), {})[what] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    restore(load_file(path), {"weight": trained, "average": average}, optimizer)
     return state

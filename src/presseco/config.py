@@ -19,11 +19,13 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Span = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Settings that refuse an unknown key and a value of another type, and never change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class CorpusConfig(_Strict):
+class CorpusConfig(Strict):
     """Where articles come from and how they are split."""
 
     articles: list[str]
@@ -38,14 +40,14 @@ class CorpusConfig(_Strict):
     min_words: Positive
 
 
-class TrackingConfig(_Strict):
+class TrackingConfig(Strict):
     """MLflow experiment name, and whether the models go to the registry."""
 
     experiment: str
     register_models: bool = Field(alias="register")
 
 
-class BaselineConfig(_Strict):
+class BaselineConfig(Strict):
     """TF-IDF views and the regularisation strengths tried on validation."""
 
     word_ngrams: Span
@@ -54,13 +56,13 @@ class BaselineConfig(_Strict):
     c_grid: list[Annotated[float, Field(gt=0)]]
 
 
-class FrozenConfig(_Strict):
+class FrozenConfig(Strict):
     """Logistic regression on the encoder's vectors: strengths tried on validation."""
 
     c_grid: list[Annotated[float, Field(gt=0)]]
 
 
-class CamembertConfig(_Strict):
+class CamembertConfig(Strict):
     """Fine-tuning; each field is explained in configs/base.yaml."""
 
     encoder: str
@@ -87,7 +89,7 @@ class CamembertConfig(_Strict):
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 
 
-class DistilConfig(_Strict):
+class DistilConfig(Strict):
     """A larger fine-tuned model to learn from (docs/model.md); weights are beside the labels' 1."""
 
     teacher: str
@@ -97,7 +99,7 @@ class DistilConfig(_Strict):
     hidden_weight: Annotated[float, Field(ge=0)] = 0.1
 
 
-class PromoteConfig(_Strict):
+class PromoteConfig(Strict):
     """Limits of the registry's gate, beside "worse on no task, better on one"."""
 
     max_ece: Share
@@ -106,7 +108,7 @@ class PromoteConfig(_Strict):
     min_invariance: Share
 
 
-class Config(_Strict):
+class Config(Strict):
     """One experiment, complete. `root` is the project folder that relative paths start from."""
 
     name: str

@@ -7,27 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from presseco.companies import read_companies
+from presseco.config import Positive, Share, Strict
 from presseco.errors import ConfigError, SourceError, nearest
 from presseco.imported import read_annotations
 from presseco.llm import Endpoint, LanguageModel, key_of
 from presseco.patterns import read_patterns
+from presseco.source import Seconds, Text
 from presseco.taxonomy import Taxonomy
 from presseco.vote import Labeller
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class SimilarConfig(_Strict):
+class SimilarConfig(Strict):
     """Nearest seeds by the encoder's vectors."""
 
     encoder: Text
@@ -38,7 +31,7 @@ class SimilarConfig(_Strict):
     max_tokens: Annotated[int, Field(ge=8, le=510)]
 
 
-class LlmConfig(_Strict):
+class LlmConfig(Strict):
     """A language model behind an OpenAI-compatible endpoint; absent: nothing is asked."""
 
     url: Annotated[str, Field(pattern=r"^https?://")]
@@ -52,7 +45,7 @@ class LlmConfig(_Strict):
     send_protected_texts: bool = False
 
 
-class Labelling(_Strict):
+class Labelling(Strict):
     """The sources, null where not wanted, and from which confidence on a label is given."""
 
     patterns: str | None
@@ -153,7 +146,7 @@ def _explain(where: str, error: Any) -> str:
     loc = [str(p) for p in error["loc"]]
     key = ".".join(loc)
     if error["type"] == "extra_forbidden":
-        sections: dict[str, type[_Strict]] = {"similar": SimilarConfig, "llm": LlmConfig}
+        sections: dict[str, type[Strict]] = {"similar": SimilarConfig, "llm": LlmConfig}
         allowed = list((sections[loc[0]] if len(loc) > 1 else Labelling).model_fields)
         return f"{where}: unknown key {key!r}{nearest(loc[-1], allowed)}. Allowed: {allowed}"
     if error["type"] == "missing":

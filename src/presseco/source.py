@@ -8,24 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from presseco.config import Positive, Strict
 from presseco.errors import SourceError, nearest
 
 #: Part of every collection's stamp: raise it when a stage gives other results for the same input.
 _RECIPE = 1
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Rights(_Strict):
+class Rights(Strict):
     """Whose the texts are, and whether they may leave the house."""
 
     licence: Text
@@ -33,7 +28,7 @@ class Rights(_Strict):
     attribution: str = ""
 
 
-class FolderInput(_Strict):
+class FolderInput(Strict):
     """A folder (or one file) of .txt .md .html .json .jsonl .csv .tsv .parquet."""
 
     kind: Literal["folder"]
@@ -41,7 +36,7 @@ class FolderInput(_Strict):
     columns: dict[str, str] = Field(default_factory=dict)
 
 
-class FeedInput(_Strict):
+class FeedInput(Strict):
     """RSS or Atom feeds; the full text comes from the page that an entry links to."""
 
     kind: Literal["feed"]
@@ -54,7 +49,7 @@ class FeedInput(_Strict):
     cache: Text = "build/cache/feeds"
 
 
-class HubInput(_Strict):
+class HubInput(Strict):
     """A dataset of the Hugging Face hub by name, or a local folder that `datasets` can load."""
 
     kind: Literal["hub"]
@@ -65,17 +60,17 @@ class HubInput(_Strict):
     columns: dict[str, str] = Field(default_factory=dict)
 
 
-class Keep(_Strict):
+class Keep(Strict):
     """What an article must be; whatever is not goes to quarantine with its reason."""
 
-    languages: Annotated[list[Text], Field(min_length=1)] = ["fr"]
+    languages: Annotated[list[Text], Field(min_length=1)] = Field(default_factory=lambda: ["fr"])
     min_words: Positive = 15
     max_chars: Positive = 100_000
     business: str | None = "configs/business.yaml"
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.4
 
 
-class SourceSplit(_Strict):
+class SourceSplit(Strict):
     """How the corpus of this source is divided: held-out writers, else by `by`."""
 
     by: Literal["hash", "time"] = "hash"
@@ -83,7 +78,7 @@ class SourceSplit(_Strict):
     test_writers: list[str] = Field(default_factory=list)
 
 
-class Source(_Strict):
+class Source(Strict):
     """One source, complete; paths are relative to the project folder."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -150,7 +145,7 @@ def _explain(where: str, error: Any) -> str:
     return f"{where}: {key} is {error['input']!r}: {error['msg'].lower()}"
 
 
-_KINDS: dict[str, type[_Strict]] = {"folder": FolderInput, "feed": FeedInput, "hub": HubInput}
+_KINDS: dict[str, type[Strict]] = {"folder": FolderInput, "feed": FeedInput, "hub": HubInput}
 
 
 def _allowed(sections: list[str]) -> list[str]:

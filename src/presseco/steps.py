@@ -63,8 +63,7 @@ def take_steps(
 
 def _save(folder: Path, step: int, parameters: dict[str, Any], optimizer: Any) -> None:
     tensors = {f"weight.{n}": p.detach() for n, p in parameters.items()}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items()}
+    tensors |= moments(optimizer)
     write_tensors(folder / "checkpoint.safetensors", tensors, {"step": str(step)})
 
 
@@ -88,14 +87,29 @@ def _load(folder: Path, parameters: dict[str, Any], optimizer: Any) -> int:
         return 0
     with safe_open(path, "pt") as f:
         step = int(json.loads(f.metadata()["step"]))
-    moments: dict[int, dict[str, Tensor]] = {}
-    with torch.no_grad():
-        for key, value in load_file(path).items():
-            kind, _, name = key.partition(".")
-            if kind == "weight":
-                parameters[name].copy_(value)
-            else:
-                number, _, what = name.partition(".")
-                moments.setdefault(int(number), {})[what] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    restore(load_file(path), {"weight": parameters}, optimizer)
     return step
+
+
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's moments by name, as `restore` takes them back."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{k}": v for i, values in state.items() for k, v in values.items()}
+
+
+@torch.no_grad()
+def restore(
+    tensors: dict[str, Tensor],
+    targets: dict[str, dict[str, Any]],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Copy a checkpoint's `<kind>.<name>` tensors into `targets[kind][name]`, the rest into moments."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind in targets:
+            targets[kind][name].copy_(value)
+        else:
+            number, _, what = name.partition(".")
+            found.setdefault(int(number), {})[what] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
