@@ -38,14 +38,24 @@ def test_gpu_benchmark_says_that_it_needs_a_gpu():
     assert done.returncode == 1 and "runs on a GPU only" in done.stderr
 
 
+BOTH_SIDES = """
+import training_gpu as gpu
+shape = gpu.SHAPE | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+shape |= {"intermediate_size": 64, "vocab_size": 500}
+print(gpu.ours(shape, 64, 32, 16, "cpu"), gpu.stock(shape, 64, 32, 16, "cpu"))
+"""
+
+
 @pytest.mark.services
 def test_both_sides_of_the_gpu_benchmark_run_on_a_small_shape():
     needs.package("accelerate")
-    gpu = script("training_gpu")
-    shape = gpu.SHAPE | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    shape |= {"intermediate_size": 64, "vocab_size": 500}
-    assert gpu.ours(shape, 64, 32, 16, "cpu") > 0
-    assert gpu.stock(shape, 64, 32, 16, "cpu") > 0
+    # A process of its own: transformers looks for accelerate once, when it is first imported.
+    command = [sys.executable, "-c", BOTH_SIDES]
+    benchmarks = ROOT / "benchmarks"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=benchmarks)
+    assert done.returncode == 0, done.stderr
+    ours, stock = map(float, done.stdout.split()[-2:])
+    assert ours > 0 and stock > 0
 
 
 @pytest.mark.services
