@@ -19,8 +19,7 @@ from presseco.agreement import kappa
 from presseco.errors import StoreError
 from presseco.evaluate import Ints, confusion_matrix, per_class
 from presseco.files import write_text
-from presseco.results import last_training
-from presseco.runs import Run, read_run
+from presseco.runs import Run, last_training, read_run
 from presseco.significance import Difference, compare_guesses
 from presseco.table import HUMAN
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 import mlflow
 from matplotlib.figure import Figure
-from mlflow.tracking import MlflowClient
 
-from presseco import tracking
-from presseco.errors import StoreError
 from presseco.files import write_block, write_text
+from presseco.runs import Row, last_training
 from presseco.table import HUMAN, Line, markdown, tasks_of
 
 _COLORS = ["#b9c7d8", "#6f93b8", "#1f4e79", "#d98e04"]
@@ -36,41 +33,6 @@ _MORE = (
     "What each choice of the recipe is worth: [ablation.md](ablation.md). Serving speed and memory: "
     "[serving.md](serving.md). Training speed: [../benchmarks](../benchmarks)."
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model's finished run: its metrics, params and 95 % intervals by task."""
-
-    name: str
-    run_id: str
-    metrics: dict[str, float]
-    params: dict[str, str]
-
-
-def last_training(root: Path, experiment: str = "presseco") -> tuple[Any, list[Row]]:
-    """Return the last finished `make train` parent run and its children, in training order."""
-    tracking.connect(root, experiment)
-    client = MlflowClient()
-    found = client.get_experiment_by_name(experiment)
-    query = "attributes.status = 'FINISHED' AND tags.purpose = 'train'"
-    newest = client.search_runs([found.experiment_id], query, order_by=["start_time DESC"])
-    runs = list(newest)[::-1]
-    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
-    if not parents:
-        raise StoreError("no finished training in the store; run `make train` first")
-    parent = parents[-1]
-    rows = [
-        Row(
-            r.info.run_name.split(" · ")[0],
-            r.info.run_id,
-            dict(r.data.metrics),
-            dict(r.data.params),
-        )
-        for r in runs
-        if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
-    ]
-    return parent, rows
 
 
 def scores_figure(rows: list[Row]) -> Figure:

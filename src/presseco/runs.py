@@ -20,6 +20,9 @@ from presseco.evaluate import Floats, Ints, TaskScore, score_task
 #: The table of answers that every run logs, and the columns that are no task's.
 PREDICTIONS = "predictions_test.json"
 _NO_TASK = ("id", "text")
+_PARENT = "mlflow.parentRunId"
+#: Runs asked for at a time: reading hundreds with their metrics costs seconds.
+_PAGE = 20
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,16 @@ class Run:
         return score_task(task, labels, p, truth)
 
 
+@dataclass(frozen=True)
+class Row:
+    """One model's finished run: its metrics, params and 95 % intervals by task."""
+
+    name: str
+    run_id: str
+    metrics: dict[str, float]
+    params: dict[str, str]
+
+
 def run_of(
     run_id: str,
     name: str,
@@ -112,6 +125,40 @@ def read_run(name: str, experiment: str) -> Run:
     columns = {c: [row[j] for row in table["data"]] for j, c in enumerate(table["columns"])}
     data = run.data
     return run_of(run.info.run_id, run.info.run_name, columns, data.metrics, data.params, data.tags)
+
+
+def last_training(root: Path, experiment: str = "presseco") -> tuple[Any, list[Row]]:
+    """Return the last finished `make train` parent run and its children, in training order."""
+    tracking.connect(root, experiment)
+    client = MlflowClient()
+    found = client.get_experiment_by_name(experiment)
+    query = "attributes.status = 'FINISHED' AND tags.purpose = 'train'"
+    runs: list[Any] = []
+    token: str | None = ""
+    # Children start after their parent: newest first, page by page, they are there when it is found.
+    while token is not None and all(_PARENT in r.data.tags for r in runs):
+        page = client.search_runs(
+            [found.experiment_id],
+            query,
+            max_results=_PAGE,
+            order_by=["start_time DESC"],
+            page_token=token or None,
+        )
+        runs, token = [*runs, *page], page.token
+    parent = next((r for r in runs if _PARENT not in r.data.tags), None)
+    if parent is None:
+        raise StoreError("no finished training in the store; run `make train` first")
+    rows = [
+        Row(
+            r.info.run_name.split(" · ")[0],
+            r.info.run_id,
+            dict(r.data.metrics),
+            dict(r.data.params),
+        )
+        for r in reversed(runs)
+        if r.data.tags.get(_PARENT) == parent.info.run_id
+    ]
+    return parent, rows
 
 
 def _run_id(name: str, experiment: str, client: MlflowClient) -> str:
