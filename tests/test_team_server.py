@@ -113,7 +113,7 @@ def test_registered_models_answer_from_the_server(trained, server, monkeypatch):
     versions = server.client.search_model_versions("name = 'presseco-baseline'")
     assert sorted(int(v.version) for v in versions) == [1, 2]
     model = server.client.get_registered_model("presseco-baseline")
-    assert str(model.aliases["champion"]) in ("1", "2"), "both look at the same moment"
+    assert str(model.aliases["champion"]) == "1", "though both look at the same moment"
     mlflow.set_tracking_uri(server.uri)
     loaded = mlflow.pyfunc.load_model("models:/presseco-baseline@champion")
     answer = loaded.predict(pd.DataFrame({"text": ["Le groupe embauche 300 personnes à Lyon."]}))

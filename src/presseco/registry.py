@@ -56,15 +56,26 @@ def log_and_register(kind: str, name: str, folder: Path, tasks: list[str], versi
 
 
 def first_is_champion(client: MlflowClient, name: str, version: str) -> None:
-    """Give `version` the alias `champion` unless a version has it; later ones need a decision.
+    """Give `version` the alias `champion` if it is the first; later ones need a decision.
 
-    Its run is tagged `role`: champion or challenger.
+    The first is the lowest number whose run did not fail: two trainings that register at the same
+    moment agree on it. The version's run is tagged `role`: champion or challenger.
     """
     holder = client.get_registered_model(name).aliases.get(CHAMPION)
-    if holder is None:
+    if holder is None and version == _first(client, name):
         client.set_registered_model_alias(name, CHAMPION, version)
-    role = CHAMPION if holder is None or str(holder) == version else "challenger"
+        holder = version
+    role = CHAMPION if str(holder) == version else "challenger"
     client.set_tag(client.get_model_version(name, version).run_id, ROLE, role)
+
+
+def _first(client: MlflowClient, name: str) -> str | None:
+    found = client.search_model_versions(f"name = '{name}'")
+    for made in sorted(found, key=lambda v: int(v.version)):
+        run = client.get_run(made.run_id) if made.run_id else None
+        if run is None or run.info.status not in ("FAILED", "KILLED"):
+            return str(made.version)
+    return None
 
 
 def _log(kind: str, name: str, folder: Path, tasks: list[str]) -> Any:
