@@ -77,6 +77,33 @@ def test_takes_less_than_a_minute_of_one_core(trained):
     assert trained.seconds < 60
 
 
+def test_results_page_and_readme_are_written_from_the_runs(trained):
+    from presseco.results import write_results
+    from presseco.runs import last_training
+
+    readme = trained.project / "README.md"
+    readme.write_text("# x\n\n<!-- results -->\nold\n<!-- /results -->\n\nend\n", encoding="utf-8")
+    point = {"corpus": "c", "articles": 9, "model": "baseline", "test": {}}
+    points = [
+        point | {"seed": s, "test": {"sector": {"macro_f1": f}}} for s, f in ((1, 0.4), (2, 0.6))
+    ]
+    curve = trained.project / "benchmarks" / "curve.json"
+    curve.parent.mkdir()
+    curve.write_text(json.dumps(points), encoding="utf-8")
+    page = write_results(trained.project).read_text(encoding="utf-8")
+    _, rows = last_training(trained.project)
+    assert [r.name for r in rows] == list(NAMES)
+    for row in rows:
+        cell = f"{row.metrics['test.sector.macro_f1']:.3f}"
+        for text in (page, readme.read_text(encoding="utf-8")):
+            assert re.search(rf"^\| {row.name} \| {cell}", text, re.MULTILINE)
+    assert readme.read_text(encoding="utf-8").endswith("<!-- /results -->\n\nend\n")
+    assert "| 9 | baseline | 2 | 0.500 ± 0.141 |" in page
+    assert (trained.project / "docs/figures/results.png").read_bytes()[:4] == b"\x89PNG"
+    every = re.findall(r"^\| to a table of labels \| (\d+) \|", page, re.MULTILINE)
+    assert every == [str(sum(int(n) for n in re.findall(r"^\| T\w* \| (\d+) \|", page, re.M)))]
+
+
 def test_ends_with_one_table_and_the_next_commands(trained):
     tail = trained.output[trained.output.index("Test split: macro-F1") :]
     for name in NAMES:

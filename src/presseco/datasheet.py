@@ -17,6 +17,11 @@ from presseco.files import write_text
 from presseco.taxonomy import Taxonomy
 from presseco.variety import commonest_phrase, repetition, shortcut_probes, type_token_curve
 
+#: Writers who were given subjects and no labels; their texts were labelled afterwards.
+BY_SUBJECT = (
+    *("BA", "BB", "BC", "BD", "BF", "BG", "BH", "BI", "BJ", "BK"),  # train
+    *("VE", "VF", "TG", "TH"),
+)
 _EXPERIMENT = "configs/experiment/camembert-mini.yaml"
 
 
@@ -102,14 +107,14 @@ def _agreement(articles: Sequence[Article], taxonomy: Taxonomy) -> str:
         "|---|--:|--:|--:|---|---|",
     ]
     found = False
-    by_subject = [a for a in articles if a.writer in _BY_SUBJECT]
+    by_subject = [a for a in articles if a.writer in BY_SUBJECT]
     for some, what in ((articles, ""), (by_subject, ", by subject")):
         for task in taxonomy.names:
             first, second = annotator_pairs(some, task)
             if first:
                 found = True
                 lines.append(_agreement_row(agree(task, first, second), what))
-    lines += ["", f"'By subject': the writers {', '.join(_BY_SUBJECT)} (see Process)."]
+    lines += ["", f"'By subject': the writers {', '.join(BY_SUBJECT)} (see Process)."]
     return "\n".join(lines) if found else "\n".join([*lines[:2], "No second labels yet."])
 
 
@@ -181,18 +186,16 @@ def _figures(articles: Sequence[Article], seeds: Sequence[Article], folder: Path
     figure.savefig(folder / "lengths.png", dpi=90)
 
 
-#: Writers who were given subjects and no labels; their texts were labelled afterwards.
-_BY_SUBJECT = ("BA", "BB", "BC", "BD", "VE", "TG")
-
 _CLOSING = """## Process
 
 Writers worked each from a brief of their own (sector, event, sentiment, style, length, region and
 decade dealt out so that every cell is covered); validation and test writers had other briefs and
-companies reserved to them. The writers BA to BD (train), VE (validation) and TG (test) were given a
-subject, an angle, a place and a year, and no label: they wrote long articles as newspapers do, with the
-news sometimes late or slight, and labelled them when they were written. Annotators agree less on these,
-about as people do on real press, and labels come in the shares of the press: much `autre`, law, policy
-and business climate, little good news. Articles were written one by one, without template or generator
+companies reserved to them. The writers BA to BD and BF to BK (train), VE and VF (validation), TG and TH
+(test) were given a subject, an angle, a place and a year, and no label: they wrote long articles as
+newspapers do, with the news sometimes late or slight, and labelled them when they were written.
+Annotators agree less on these, about as people do on real press, and labels come in the shares of the
+press: much `autre`, law, policy and business climate, little good news.
+Articles were written one by one, without template or generator
 of text.
 The writers are language-model writers under our direction, and so are the annotators: the agreement
 figures are between such annotators, and real press is less tidy than this prose.

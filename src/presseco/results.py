@@ -12,7 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 import mlflow
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
+from presseco.datasheet import BY_SUBJECT
 from presseco.files import write_block, write_text
 from presseco.runs import Row, last_training
 from presseco.table import HUMAN, Line, markdown, tasks_of
@@ -25,10 +27,11 @@ _HUMAN_NOTE = (
     "Another measure on other texts: an orientation, not a ceiling."
 )
 _WRITERS_NOTE = (
-    "Accuracy by the test's writers. TA to TF wrote to a table of labels; TG wrote long, wandering "
-    "articles by subject, labelled afterwards by three people: nearer to the press, and much harder "
-    "(70 articles: ± 11 points)."
+    "Accuracy by the test's writers. Most wrote to a table of labels; {writers} wrote long, wandering "
+    "articles by subject, labelled afterwards: nearer to the press, and much harder. In brackets: 95 % "
+    "Wilson interval."
 )
+
 _MORE = (
     "What each choice of the recipe is worth: [ablation.md](ablation.md). Serving speed and memory: "
     "[serving.md](serving.md). Training speed: [../benchmarks](../benchmarks)."
@@ -99,7 +102,7 @@ def write_results(root: Path) -> Path:
         "![scores](figures/results.png)",
         _HUMAN_NOTE,
         "## Tidy and ordinary press",
-        _WRITERS_NOTE,
+        _WRITERS_NOTE.format(writers=" and ".join(w for w in BY_SUBJECT if w.startswith("T"))),
         _writers_table(rows),
         "## Calibration and abstention",
         _calibration_table(rows),
@@ -144,14 +147,31 @@ def _writers_table(rows: list[Row]) -> str:
         "| writer | n | " + " | ".join(f"{r.name}: {' / '.join(tasks)}" for r in rows) + " |",
         "|---|--:|" + "---|" * len(rows),
     ]
-    for w in writers:
+    groups = {w: (w,) for w in writers}
+    groups |= {
+        "to a table of labels": tuple(w for w in writers if w not in BY_SUBJECT),
+        "by subject": tuple(w for w in writers if w in BY_SUBJECT),
+    }
+    for name, members in groups.items():
+        if not members:
+            continue
         cells = []
         for r in rows:
-            right = tables[r.name][w]
-            cells.append(" / ".join(f"{sum(right[t]) / len(right[t]):.3f}" for t in tasks))
-        n = len(tables[rows[0].name][w][tasks[0]])
-        lines.append(f"| {w} | {n} | {' | '.join(cells)} |")
+            right = {t: [x for w in members for x in tables[r.name][w][t]] for t in tasks}
+            told = [_share(right[t], interval=len(members) > 1) for t in tasks]
+            cells.append(" / ".join(told))
+            n = len(right[tasks[0]])
+        lines.append(f"| {name} | {n} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _share(right: list[bool], *, interval: bool) -> str:
+    """Return the share that is right, with its 95 % Wilson interval if asked for."""
+    share = sum(right) / len(right)
+    if not interval:
+        return f"{share:.3f}"
+    found = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    return f"{share:.3f} ({found.low:.2f}–{found.high:.2f})"
 
 
 def _predictions(row: Row) -> dict[str, dict[str, list[bool]]]:
