@@ -30,7 +30,7 @@ def load(texts: int, epochs: int, tokens: int) -> tuple[Any, Any]:
     """Return the configuration and the data: `texts` training articles, a quarter to validate."""
     from presseco.config import read_config
     from presseco.corpus import build_corpus
-    from presseco.examples import Examples, load_data
+    from presseco.examples import load_data
     from presseco.points import subset, without_test
 
     overrides = [f"camembert.epochs={epochs}", f"camembert.patience={epochs}"] if epochs else []
@@ -38,8 +38,7 @@ def load(texts: int, epochs: int, tokens: int) -> tuple[Any, Any]:
     config = read_config(EXPERIMENT, overrides)
     data = without_test(subset(load_data(build_corpus(config)[0]), texts, seed=1))
     n = max(32, texts // 4) if texts else len(data.validation.ids)
-    v = data.validation
-    validation = Examples(v.ids[:n], v.texts[:n], v.labels[:n])
+    validation = data.validation.take(range(n))
     # Out-of-domain texts stay out: the stock side has no use for them.
     nothing: dict[str, list[str]] = {key: [] for key in data.outside}
     return config, replace(data, validation=validation, outside=nothing)

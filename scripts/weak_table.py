@@ -113,7 +113,7 @@ def examples(data: Data, weak: Ints, what: str, size: int, seed: int) -> Example
 
 def pick(every: Examples, rows: list[int], labels: Ints) -> Examples:
     """Return some of the examples, in order, perhaps repeated."""
-    return Examples([every.ids[k] for k in rows], [every.texts[k] for k in rows], labels[rows])
+    return replace(every, labels=labels).take(rows)
 
 
 def trainer(config: Config, data: Data) -> Trainer:

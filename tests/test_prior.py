@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, WRITERS, experiment, write_lines
 from presseco.config import read_config
 from presseco.corpus import build_corpus
+from presseco.examples import load_data
 from presseco.prior import log_ratios, shift_head
 
 
@@ -30,7 +31,7 @@ def corpus(project: Path, rows: list[dict[str, Any]]) -> Any:
 
 
 def test_ratios_go_to_what_the_writers_wrote(corpus: Any) -> None:
-    ratios = log_ratios(corpus, ["B"])
+    ratios = log_ratios(load_data(corpus).train, corpus.taxonomy.task_map, ["B"])
     names = [label for _, labels in corpus.taxonomy.task_map for label in labels]
     assert ratios is not None and ratios.shape == (32,)
     assert ratios[names.index("negatif")] > 0.1 > -0.1 > ratios[names.index("positif")]
@@ -39,10 +40,11 @@ def test_ratios_go_to_what_the_writers_wrote(corpus: Any) -> None:
 
 
 def test_all_writers_together_are_the_corpus_itself(corpus: Any) -> None:
-    ratios = log_ratios(corpus, ["A", "B", "C", "D"])
+    train, task_map = load_data(corpus).train, corpus.taxonomy.task_map
+    ratios = log_ratios(train, task_map, ["A", "B", "C", "D"])
     seen = [i for i, label in enumerate(corpus.taxonomy["sentiment"].ids) if label != "neutre"]
     assert ratios is not None and np.abs(ratios[-3:][seen]).max() < 0.02
-    assert log_ratios(corpus, ["nobody"]) is None
+    assert log_ratios(train, task_map, ["nobody"]) is None
 
 
 def test_shift_moves_the_bias_by_its_part() -> None:

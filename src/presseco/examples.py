@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,21 @@ from presseco.taxonomy import MISSING
 
 @dataclass(frozen=True)
 class Examples:
-    """One split in memory: texts, and labels of shape (texts, tasks) with `MISSING` for unknown."""
+    """One split in memory: texts, labels of shape (texts, tasks) with `MISSING` for unknown, writers."""
 
     ids: list[str]
     texts: list[str]
     labels: Ints
+    writers: list[str]
+
+    def take(self, rows: Sequence[int] | Ints) -> Examples:
+        """Return some of the examples, in this order, perhaps repeated."""
+        return Examples(
+            [self.ids[i] for i in rows],
+            [self.texts[i] for i in rows],
+            self.labels[np.asarray(rows, dtype=np.int64)],
+            [self.writers[i] for i in rows],
+        )
 
 
 @dataclass
@@ -49,7 +60,8 @@ def load_data(corpus: Corpus) -> Data:
             [MISSING if v is None else v for v in table[name][t]] for t in corpus.taxonomy.names
         ]
         labels = np.array(columns, dtype=np.int64).T.reshape(len(table[name]), -1)
-        splits[name] = Examples(list(table[name]["id"]), list(table[name]["text"]), labels)
+        ids, texts, writers = (list(table[name][c]) for c in ("id", "text", "writer"))
+        splits[name] = Examples(ids, texts, labels, writers)
     outside: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for row in corpus.outside():
         outside[row["split"]].append(row["text"])

@@ -195,7 +195,7 @@ def _camembert(
     if not processes.first():  # has helped to train, and has nothing to save
         return Fitted({}, lambda *_: None, {}, {})
     seconds = time.monotonic() - trained
-    ratios = log_ratios(data.corpus, settings.prior_writers)
+    ratios = log_ratios(data.train, data.task_map, settings.prior_writers)
     if settings.prior_shift and ratios is not None:
         shift_head(model.classifier, ratios, settings.prior_shift)
     seen = (state.step - state.resumed) * settings.batch_size

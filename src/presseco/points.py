@@ -17,7 +17,7 @@ from presseco.config import Config
 from presseco.distil import checkpoint
 from presseco.encoder import locate
 from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
-from presseco.examples import Data, Examples
+from presseco.examples import Data
 from presseco.files import write_text
 from presseco.fit import fit
 from presseco.progress import Report
@@ -46,11 +46,7 @@ def subset(data: Data, size: int, seed: int) -> Data:
         return data
     rng = np.random.default_rng(seed)
     pick = rng.permutation(count)[:size]
-    train = Examples(
-        [data.train.ids[i] for i in pick],
-        [data.train.texts[i] for i in pick],
-        data.train.labels[pick],
-    )
+    train = data.train.take(pick)
     texts = data.outside["train"]
     few = rng.permutation(len(texts))[: round(len(texts) * size / count)]
     outside = {**data.outside, "train": [texts[i] for i in few]}
@@ -74,7 +70,7 @@ def forget_encoded(data: Data, *configs: Config) -> None:
 
 def without_test(data: Data) -> Data:
     """Return the data without its test split: choices must not see it, and predicting it costs."""
-    nothing = Examples([], [], data.test.labels[:0])
+    nothing = data.test.take([])
     return replace(data, test=nothing, outside={**data.outside, "test": []})
 
 

@@ -13,26 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from presseco.corpus import Corpus
 from presseco.evaluate import Floats
+from presseco.examples import Examples
 from presseco.taxonomy import slices
 
 #: Articles that the corpus share counts for in the ordinary one: few articles move little.
 _STRENGTH = 30.0
 
 
-def log_ratios(corpus: Corpus, writers: list[str]) -> Floats | None:
-    """Return log(ordinary share / share) of train's labels, flat as the logits.
+def log_ratios(train: Examples, task_map: list[list[Any]], writers: list[str]) -> Floats | None:
+    """Return log(ordinary share / share) of the labels, flat as the logits.
 
-    Ordinary is what `writers` wrote; None when train has nothing by them.
+    Ordinary is what `writers` wrote; None when there is nothing by them.
     """
-    train = corpus.load()["train"]
-    ordinary = np.isin(np.array(train["writer"], dtype=object), writers)
+    ordinary = np.isin(np.array(train.writers, dtype=object), writers)
     if not ordinary.any():
         return None
     out = []
-    for s in slices(corpus.taxonomy.task_map):
-        labels = np.array([-1 if v is None else v for v in train[s.name]])
+    for t, s in enumerate(slices(task_map)):
+        labels = train.labels[:, t]
         size = s.stop - s.start
         # One article of each label: a label that train has none of must not divide by zero.
         share = np.bincount(labels[labels >= 0], minlength=size) + 1.0

@@ -147,7 +147,7 @@ def _writers_table(rows: list[Row]) -> str:
         "| writer | n | " + " | ".join(f"{r.name}: {' / '.join(tasks)}" for r in rows) + " |",
         "|---|--:|" + "---|" * len(rows),
     ]
-    groups = {w: (w,) for w in writers}
+    groups: dict[str, tuple[str, ...]] = {w: (w,) for w in writers}
     groups |= {
         "to a table of labels": tuple(w for w in writers if w not in BY_SUBJECT),
         "by subject": tuple(w for w in writers if w in BY_SUBJECT),
