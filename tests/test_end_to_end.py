@@ -77,6 +77,25 @@ def test_takes_less_than_a_minute_of_one_core(trained):
     assert trained.seconds < 60
 
 
+def test_each_training_is_a_point_that_the_curve_need_not_repeat(trained):
+    from presseco.config import read_config
+    from presseco.corpus import build_corpus
+    from presseco.examples import load_data
+    from presseco.points import find_point, point_key
+    from presseco.runs import last_training
+
+    _, rows = last_training(trained.project)
+    for name, row in zip(NAMES, rows, strict=True):
+        config = read_config(experiment(trained.project, name), SHRINK)
+        data = load_data(build_corpus(config)[0])
+        point = find_point(config, point_key(config, data))
+        assert point is not None and point["articles"] == len(data.train.ids)
+        for task, found in point["test"].items():
+            assert found["macro_f1"] == pytest.approx(
+                row.metrics[f"test.{task}.macro_f1"], abs=1e-5
+            )
+
+
 def test_results_page_and_readme_are_written_from_the_runs(trained):
     from presseco.results import write_results
     from presseco.runs import last_training
@@ -101,7 +120,7 @@ def test_results_page_and_readme_are_written_from_the_runs(trained):
     assert "| 9 | baseline | 2 | 0.500 ± 0.141 |" in page
     assert (trained.project / "docs/figures/results.png").read_bytes()[:4] == b"\x89PNG"
     every = re.findall(r"^\| to a table of labels \| (\d+) \|", page, re.MULTILINE)
-    assert every == [str(sum(int(n) for n in re.findall(r"^\| T\w* \| (\d+) \|", page, re.M)))]
+    assert every == [str(sum(int(n) for n in re.findall(r"^\| [A-Z]+ \| (\d+) \|", page, re.M)))]
 
 
 def test_ends_with_one_table_and_the_next_commands(trained):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,13 @@ def compute_point(
     started = time.monotonic()
     with working(config, key) as work:
         fitted = fit(config, data, work, report, on_metrics)
+    return keep_point(config, data, key, fitted.logits, time.monotonic() - started)
+
+
+def keep_point(
+    config: Config, data: Data, key: str, logits: Mapping[str, Floats], seconds: float
+) -> dict[str, Any]:
+    """Score a trained model's flat logits by split; return the point, kept in build/points."""
     truths = {"validation": data.validation.labels, "test": data.test.labels}
     point = {
         "key": key,
@@ -128,8 +135,8 @@ def compute_point(
         "articles": len(data.train.ids),
         "corpus": data.corpus.digest,
         "commit": tracking.git_commit(config.root),
-        "seconds": round(time.monotonic() - started, 1),
-    } | {s: task_scores(data, fitted.logits[s], y) for s, y in truths.items() if len(y)}
+        "seconds": round(seconds, 1),
+    } | {s: task_scores(data, logits[s], y) for s, y in truths.items() if len(y)}
     write_text(_file(config, key), json.dumps(point, indent=1) + "\n")
     return point
 

@@ -21,6 +21,7 @@ from presseco.evaluate import TaskScore, score_all, split_logits
 from presseco.examples import Data, load_data
 from presseco.experiments import read_experiments
 from presseco.fit import Fitted, fit
+from presseco.points import keep_point, point_key
 from presseco.progress import progress
 from presseco.record import describe, log_data, log_result, params, shipped_megabytes
 from presseco.server import without_secret
@@ -112,6 +113,9 @@ def train_one(
         mlflow.log_text(config.to_yaml(), "config.yaml")
         mlflow.log_dict(tracking.environment(), "environment.yaml")
         fitted = fit(config, data, work, report, lambda m, step: mlflow.log_metrics(m, step=step))
+        # The curve's point at all articles is this training: `make curve` does not repeat it.
+        key = point_key(config, data)
+        keep_point(config, data, key, fitted.logits, time.monotonic() - started)
         calibration = calibrate(fitted, data)
         scores = evaluate(fitted, data, calibration)
         calibration["lineage"] = lineage(config, data, tracking.run_id())
