@@ -172,7 +172,10 @@ def test_changing_the_rights_reads_nothing_again(tmp_path):
         source(tmp_path / "press", rights=rights), report=lambda what, *_: seen.append(number(what))
     )
     assert not seen
-    assert lines(tmp_path / "out" / "ledger.jsonl")[0]["licence"] == "other"
+    [entry] = lines(tmp_path / "out" / "ledger.jsonl")
+    assert entry["licence"] == "other" and "stated_rights" not in entry
+    for name in ("articles.jsonl", "shareable.jsonl"):
+        assert lines(tmp_path / "out" / name)[0]["rights"] == "other"
 
 
 def test_two_texts_with_one_id_are_not_both_kept(tmp_path):

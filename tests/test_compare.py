@@ -47,7 +47,7 @@ def test_difference_flips_and_report(store: Path) -> None:
 
 def test_exit_code_tells_a_clear_loss(store: Path) -> None:
     a, b = _run("good", wrong=5), _run("bad", wrong=45)
-    assert run_compare(store, a, [b]) == 2
+    assert run_compare(store, a, [b]) == 3
     assert run_compare(store, b, [a]) == 0
     assert list((store / "build/compare").glob("*.html"))
 
@@ -56,7 +56,7 @@ def test_several_runs_are_judged_and_the_worst_decides(store: Path, capsys) -> N
     a, b, c = _run("good", wrong=5), _run("same", wrong=6), _run("bad", wrong=45)
     assert run_compare(store, a, [b]) == 0
     assert "no clear difference on mood" in capsys.readouterr().out.lower()
-    assert run_compare(store, a, [c, b]) == 2
+    assert run_compare(store, a, [c, b]) == 3
     assert "B is worse on mood." in " ".join(capsys.readouterr().out.split())
     attached = MlflowClient().list_artifacts(c, "compare")
     assert [f.path for f in attached] == [f"compare/good-{a[:8]}.html"]

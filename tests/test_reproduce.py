@@ -148,7 +148,7 @@ def test_a_difference_is_found(trained, capsys):
     (folder / "config.yaml").write_text(config.replace("max_features: 2000", "max_features: 300"))
     args = ["--experiment", experiment(trained, "baseline")]
     try:
-        assert main(["reproduce", "--run", run.info.run_id, *args]) == 2
+        assert main(["reproduce", "--run", run.info.run_id, *args]) == 3
     finally:
         (folder / "config.yaml").write_text(config)
     last = capsys.readouterr().out.strip().splitlines()[-1]

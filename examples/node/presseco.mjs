@@ -20,7 +20,8 @@ export class Classifier {
     if (text.preparation !== "presseco.text.prepare 1" || text.overflow !== "head") {
       throw new Error(`unknown text preparation: ${JSON.stringify(text)}`);
     }
-    await verify(folder, manifest.files);
+    const needed = [...Object.values(manifest.models), "tokenizer.json", "golden.jsonl"];
+    await verify(folder, manifest.files, [...needed, "hf/tokenizer_config.json"]);
     const tokenizer = new Tokenizer(
       JSON.parse(await readFile(path.join(folder, "tokenizer.json"), "utf8")),
       JSON.parse(await readFile(path.join(folder, "hf", "tokenizer_config.json"), "utf8")),
@@ -85,7 +86,9 @@ export class Classifier {
   }
 }
 
-async function verify(folder, files) {
+async function verify(folder, files, needed) {
+  const unnamed = needed.filter((name) => !(name in files));
+  if (unnamed.length) throw new Error(`bundle.json has no checksum for ${unnamed.join(", ")}`);
   const root = await realpath(folder);
   for (const [name, { sha256 }] of Object.entries(files)) {
     const file = await realpath(path.join(root, name));

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from presseco import __version__
-from presseco.errors import PressecoError
+from presseco.errors import NO, PressecoError
 
 _DEFAULT = tuple(f"configs/experiment/{n}.yaml" for n in ("baseline", "frozen", "camembert-mini"))
 #: Extras that hold a package; all others train and collect.
@@ -350,7 +350,7 @@ def _promote(args: argparse.Namespace) -> int:
     from presseco.promote import promote
 
     config = read_config(args.experiment, args.set)
-    return 0 if promote(config, args.model, args.version, Console()) else 2
+    return 0 if promote(config, args.model, args.version, Console()) else NO
 
 
 def _reproduce(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from presseco import tracking
 from presseco.agreement import kappa
-from presseco.errors import StoreError
+from presseco.errors import NO, StoreError
 from presseco.evaluate import Ints, confusion_matrix, per_class
 from presseco.files import write_text
 from presseco.runs import Run, last_training, read_run
@@ -176,10 +176,10 @@ def write_report(c: Comparison, root: Path) -> Path:
 def run_compare(
     root: Path, a: str | None, b: Sequence[str] = (), experiment: str = "presseco"
 ) -> int:
-    """Print and write each comparison; return 2 when a B is clearly worse on a task, else 0."""
+    """Print and write each comparison; return `NO` when a B is clearly worse on a task, else 0."""
     console, code = Console(), 0
     for comparison in compare(root, a, b, experiment):
         print_comparison(comparison, console)
         console.print(f"report: {write_report(comparison, root)}", soft_wrap=True)
-        code = 2 if comparison.worse else code
+        code = NO if comparison.worse else code
     return code

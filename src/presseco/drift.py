@@ -17,7 +17,7 @@ import numpy as np
 
 from presseco.classifier import Classifier, Prediction
 from presseco.documents import documents
-from presseco.errors import ArticleError
+from presseco.errors import NO, ArticleError
 from presseco.files import write_text
 from presseco.reference import Array, Reference, Spread, new_share, read_reference, words
 from presseco.text import prepare
@@ -30,8 +30,6 @@ MIN_ARTICLES = 50
 #: Resamples of an interval; its ends are then stable to about a tenth of its width.
 RESAMPLES = 1000
 VERDICTS = ("no drift", "watch", "drift")
-#: Exit codes of the command; 1 is an error, 2 a mistyped command.
-DRIFT_FOUND = 3
 _CHUNK = 256
 _WORDS_SHOWN = 25
 
@@ -273,7 +271,7 @@ def overrepresented(found: Counter[str], articles: int, reference: Reference) ->
 
 
 def exit_code(verdict: str, fail_on: str) -> int:
-    """Return 0, or `DRIFT_FOUND` when the verdict is `fail_on` or worse (`never`: always 0)."""
+    """Return 0, or `NO` when the verdict is `fail_on` or worse (`never`: always 0)."""
     if fail_on == "never":
         return 0
-    return DRIFT_FOUND if VERDICTS.index(verdict) >= VERDICTS.index(fail_on) else 0
+    return NO if VERDICTS.index(verdict) >= VERDICTS.index(fail_on) else 0

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+#: Exit code of a command that did its work and whose answer is no: worse, not promoted, not the same,
+#: drifted. 1 is an error, 2 a mistyped command.
+NO = 3
+
 
 class PressecoError(Exception):
     """Base of every error that the command line shows as one line, without a stack trace."""

@@ -69,6 +69,7 @@ def hand_over(
                 continue
             row = _row(result, given)
             entry = ledger_row(row, result.place, source.name, source.rights)
+            row["rights"] = row.get("rights") or source.rights.licence
             counts.kept += 1
             counts.labelled += any(row.get(t) for t in taxonomy.names) or "out_of_domain" in row
             stories.add(row.get("story", row["id"]))

@@ -20,7 +20,7 @@ from rich.table import Table
 from presseco import tracking
 from presseco.config import Config
 from presseco.corpus import Corpus, build_corpus
-from presseco.errors import ConfigError, StoreError
+from presseco.errors import NO, ConfigError, StoreError
 from presseco.examples import load_data
 from presseco.experiments import find_encoders
 from presseco.server import reason
@@ -188,10 +188,10 @@ def print_changes(changes: list[Change], console: Console) -> None:
 
 
 def run_reproduce(config: Config, number: str) -> int:
-    """Print the metrics before and after; return 0 when none differs, else 2."""
+    """Print the metrics before and after; return 0 when none differs, else `NO`."""
     console = Console()
     changes = reproduce(config, number, console)
     print_changes(changes, console)
     moved = sum(not c.same for c in changes)
     console.print(f"{moved} of {len(changes)} metrics differ from run {number}")
-    return 2 if moved or not changes else 0
+    return NO if moved or not changes else 0

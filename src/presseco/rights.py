@@ -26,7 +26,7 @@ def ledger_row(row: dict[str, Any], place: str, source: str, rights: Rights) -> 
         "sha256": hashlib.sha256(row["text"].encode()).hexdigest(),
     }
     # What the article says of itself; the source file is the team's own word and decides.
-    if row.get("rights", rights.licence) != rights.licence:
+    if row.get("rights") and row["rights"] != rights.licence:
         entry["stated_rights"] = row["rights"]
     return entry
 

@@ -93,7 +93,7 @@ class Chain:
             story=fields.get("story", ""),
             date=fields.get("date", ""),
             companies_fictional=tuple(fields.get("companies_fictional", ())),
-            rights=fields.get("rights") or self._source.rights.licence,
+            rights=fields.get("rights", ""),  # its own; the source's are given at the end
             out_of_domain=bool(fields.get("out_of_domain")),
             annotations=tuple(fields.get("annotations", ())),
         )

@@ -188,13 +188,14 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     """Print the final table and the next commands."""
     sizes = {s.task: s.n for s in results[0].scores}
     console.print(terminal([r.line for r in results], sizes))
-    best = next((r for r in results if r.kind == "camembert"), results[-1])
-    console.print(
-        "Next: [bold]make ui[/] compares the runs; "
-        f"[bold]presseco predict --model dist/{best.folder.name} "
-        "--input a.jsonl --output b.jsonl[/] classifies your articles.",
-        soft_wrap=True,
+    best = next((r for r in reversed(results) if r.kind != "baseline"), None)
+    classify = (
+        f"; [bold]presseco predict --model dist/{best.folder.name} "
+        "--input a.jsonl --output b.jsonl[/] classifies your articles"
+        if best  # a baseline's folder is for MLflow and the cascade
+        else ""
     )
+    console.print(f"Next: [bold]make ui[/] compares the runs{classify}.", soft_wrap=True)
 
 
 def _register(result: Result, data: Data, model: Path, description: str) -> None:
