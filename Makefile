@@ -35,7 +35,7 @@ help: ## this list
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,dev]'
 	@touch $@
 
-train: .venv/.train ## corpus, baselines and CamemBERT, compared in MLflow, exported to dist/
+train: .venv/.train ## corpus, baselines and CamemBERT, compared in MLflow, exported to dist/; EXPERIMENTS="file.yaml ..."
 	@$(BIN)/presseco train $(EXPERIMENTS) $(OVERRIDES)
 
 data: $(if $(SOURCE),.venv/.collect,.venv/.train) ## the labelled corpus; SOURCE=configs/source/folder.yaml: of your own press
@@ -56,16 +56,16 @@ annotate: .venv/.train ## what to label next, for Label Studio: ARTICLES=file.js
 audit: .venv/.annotate ## labels of the embedded corpus that look wrong (cleanlab)
 	@$(BIN)/presseco audit $(OVERRIDES)
 
-tune: .venv/.train ## search for better settings: TRIALS=10
-	@$(BIN)/presseco tune --trials $(or $(TRIALS),10) $(OVERRIDES)
+tune: .venv/.train ## search for better settings: TRIALS=10, EXPERIMENT=file.yaml
+	@$(BIN)/presseco tune --trials $(or $(TRIALS),10) $(if $(EXPERIMENT),--experiment $(EXPERIMENT)) $(OVERRIDES)
 
-curve: .venv/.train ## learning curves of all models (hours on a CPU: SIZES, SEEDS)
+curve: .venv/.train ## learning curves of all models (hours on a CPU: EXPERIMENTS, SIZES, SEEDS)
 	@$(BIN)/presseco curve $(EXPERIMENTS) $(if $(SIZES),--sizes $(SIZES)) $(if $(SEEDS),--seeds $(SEEDS)) $(OVERRIDES)
 
 ablate: .venv/.train ## what each choice of the recipe is worth (hours on a CPU: SIZE, SEEDS, ONLY, SET)
 	@$(BIN)/presseco ablate $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) $(OVERRIDES)
 
-adapt: .venv/.collect ## go on pre-training the encoder on unlabelled articles: TEXTS=folder, OUTPUT=folder
+adapt: .venv/.collect ## go on pre-training the encoder on unlabelled articles: TEXTS=folder, OUTPUT=folder, EPOCHS=1
 	@test -n "$(TEXTS)" || { echo "make adapt TEXTS=<folder of articles>"; exit 1; }
 	@$(BIN)/presseco adapt --texts $(TEXTS) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(OVERRIDES)
 
@@ -77,7 +77,7 @@ distil: $(if $(TEXTS),.venv/.collect,.venv/.train) ## train the mini from a larg
 compare: .venv/.train ## two or more runs, A=... B="... ..." (default: baseline and CamemBERT of the last training)
 	@$(BIN)/presseco compare $(if $(A),--a '$(A)') $(if $(B),--b $(B)) $(OVERRIDES)
 
-promote: .venv/.train ## make the newest version champion if it passes the gate
+promote: .venv/.train ## make the newest version champion if it passes the gate; VERSION=2: that one
 	@$(BIN)/presseco promote $(if $(VERSION),--version $(VERSION)) $(OVERRIDES)
 
 reproduce: .venv/.train ## train a run again, RUN=<id>, and compare its metrics
@@ -90,8 +90,8 @@ sync: .venv/.train ## send the runs that wait for their tracking server
 robustness: .venv/.train ## behaviour tests of dist/camembert
 	@$(BIN)/presseco robustness $(OVERRIDES)
 
-drift: .venv/.train ## new articles against those of training, INPUT=articles.jsonl; fails on drift
-	@test -n "$(INPUT)" || { echo "make drift INPUT=<file>: JSON Lines, CSV or parquet with id, text, title"; exit 1; }
+drift: .venv/.train ## new articles against those of training, INPUT=articles.jsonl, MODEL=dist/camembert; fails on drift
+	@test -n "$(INPUT)" || { echo "make drift INPUT=<file>: JSON Lines, CSV, TSV or parquet with id, text, title"; exit 1; }
 	@$(BIN)/presseco drift --input '$(INPUT)' $(if $(MODEL),--model '$(MODEL)')
 
 test: .venv/.dev ## lint, types, unit, data, model and export tests
@@ -107,7 +107,7 @@ test-browser: .venv/.dev ## MLflow's pages in Chromium, on a store of tiny model
 lint: .venv/.dev ## format and fix
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-ui: .venv/.train ## MLflow's pages on the store that training writes
+ui: .venv/.train ## MLflow's pages on the store that training writes: PORT=5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the pages of your server: $$MLFLOW_TRACKING_URI"; exit 1;; esac
 	@$(BIN)/python -m presseco.views http://127.0.0.1:$(or $(PORT),5000)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --port $(or $(PORT),5000) \

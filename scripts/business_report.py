@@ -85,7 +85,8 @@ def texts() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
 
 
 def lines(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from conftest import ROOT, SHRINK, sets
+from conftest import ROOT, SHRINK, experiment, sets
 from presseco.__main__ import main
-from presseco.ablate import read_plan
+from presseco.ablate import _batch, read_plan
 from presseco.ablation import BASE, ablation_table, compare_to_base, paired_difference
 from presseco.config import read_config
 from presseco.errors import ConfigError
@@ -35,6 +35,7 @@ def test_our_file_is_valid():
     [
         ("  a: {camembert.epoch: 3}\n", r"mine.yaml: a: .*did you mean 'epochs'"),
         ("  a: 3\n", "a: expected settings, such as"),
+        ("  a: {camembert.epochs: [\n", "mine.yaml: not valid YAML: "),
         ("  base: {camembert.epochs: 3}\n", "'base' is the name of the unchanged recipe"),
     ],
 )
@@ -85,10 +86,34 @@ def test_one_seed_claims_nothing():
 def test_only_seeds_of_both_sides_are_paired():
     points = [point(BASE, s, 0.5 + s / 10) for s in (1, 2, 3)]
     points += [point("x", s, 0.4 + s / 10) for s in (2, 3, 4)]
-    found = compare_to_base(points)["x"]
+    found = compare_to_base(points)["x", ("camembert.average=0.0",)]
     assert found["a"].n == 2 and found["a"].mean == pytest.approx(-0.1)
     assert found["mean"].mean == pytest.approx(-0.1)
     assert found["a"].high < 0 and str(found["a"]).startswith("**-0.100**")
+
+
+def test_an_edited_difference_is_another_and_a_point_counts_once():
+    points = [point(BASE, s, 0.5) | {"base": ["camembert.max_tokens=128"]} for s in (1, 2, 3)]
+    points += [point("x", s, 0.4) for s in (1, 2, 3)]
+    edited = {"change": ["camembert.average=0.5"], "commit": "1"}
+    points += [point("x", s, 0.3) | edited | {"seconds": 60.0 * 10**s} for s in (1, 2, 3)]
+    points += [point("x", 2, 0.3) | edited | {"seconds": 120.0, "key": "again"}]
+    table = ablation_table(points)
+    assert "## 100 articles, 4 epochs, 3 seeds, camembert.max_tokens=128\n" in table
+    assert "commits `0`, `1`," in table
+    lines = {x.split("`")[1]: x for x in table.splitlines() if x.startswith("| x<br>")}
+    assert list(lines) == ["camembert.average=0.5", "camembert.average=0.0"]
+    assert "| 3 | **-0.200**" in lines["camembert.average=0.5"]
+    assert "| 3 | **-0.100**" in lines["camembert.average=0.0"]
+    assert lines["camembert.average=0.5"].endswith("| 10.0 |"), "median of 10, 2 and 1,000"
+
+
+def test_other_settings_of_the_base_are_another_batch(project):
+    batches = set()
+    for overrides in ([], ["camembert.epochs=9"], ["distil.teacher=a"], ["distil.teacher=b"]):
+        base = read_config(experiment(project, "camembert-mini"), overrides)
+        batches |= {_batch(base, "c", 40), _batch(base, "d", 40), _batch(base, "c", 50)}
+    assert len(batches) == 12
 
 
 def test_batches_do_not_mix_and_the_newest_comes_first():
@@ -115,6 +140,7 @@ def test_ablation_of_a_tiny_project(project, monkeypatch, capsys):
     assert [(p["difference"], p["seed"]) for p in points] == [
         *((BASE, 1), ("still", 1), (BASE, 2), ("still", 2)),
     ]
+    assert all(p["base"] == SHRINK for p in points)
     assert {p["articles"] for p in points} == {40} and len({p["batch"] for p in points}) == 1
     assert all("test" not in p and p["seconds"] > 0 for p in points)
     table = (project / "docs" / "ablation.md").read_text("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,22 +117,30 @@ def test_part_of_a_pass_takes_part_of_the_batches():
 
 
 def test_steps_that_go_on_end_with_the_same_weights(tmp_path):
-    def run(folder: Path, stop: int = 99) -> torch.Tensor:
+    seen: list[int] = []
+
+    def run(folder: Path, stop: int = 99) -> tuple[int, torch.Tensor]:
+        seen.clear()
         weight = {"w": torch.nn.Parameter(torch.ones(4, 3))}
 
         def loss(step: int) -> torch.Tensor:
             if step == stop:
                 raise KeyboardInterrupt
+            seen.append(step)
             return ((weight["w"] * torch.randn(4, 3) - step) ** 2).mean()  # drawn by step
 
         settings = {"total": 20, "rate": 0.1, "warmup": 0.1, "seconds": 0.0}
-        take_steps(weight, loss, folder=folder, **settings)
-        return weight["w"].detach()
+        begin = take_steps(weight, loss, folder=folder, **settings)
+        return begin, weight["w"].detach()
 
-    whole = run(tmp_path / "whole")
+    begin, whole = run(tmp_path / "whole")
+    assert begin == 0 and seen == list(range(20))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", stop=7)
-    assert torch.equal(run(tmp_path / "cut"), whole)
+    assert seen == list(range(7))
+    begin, resumed = run(tmp_path / "cut")
+    assert begin == 7 and seen == list(range(7, 20))
+    assert torch.equal(resumed, whole)
     assert not torch.equal(whole, torch.ones(4, 3))
 
 
@@ -216,7 +225,12 @@ def test_adapt_that_was_cut_off_goes_on_and_ends_the_same(
                     adapt(config, formulas, project / "out", settings)
             assert not (project / "out").exists()
             assert len(list((project / "build" / "adapt").glob("*/*/checkpoint.safetensors"))) == 2
-        adapt(config, formulas, project / "out", settings)
+        seen: dict[str, list[int]] = {"head": [], "words": []}
+        with monkeypatch.context() as patch:
+            patch.setattr("presseco.adapt.take_steps", partial(_watched, seen))
+            adapt(config, formulas, project / "out", settings)
+        assert (seen["head"] == []) == (name == "cut")  # its last checkpoint is of its last step
+        assert seen["words"] == list(range(5 if name == "cut" else 0, seen["words"][-1] + 1))
         outs.append(load_file(project / "out" / "model.safetensors"))
     assert all(torch.equal(outs[0][n], outs[1][n]) for n in outs[0])
 
@@ -228,6 +242,16 @@ def _stop_at_words(parameters: Any, loss_of: Any, **settings: Any) -> int:
     def loss(step: int) -> Any:
         if words and step == 5:
             raise KeyboardInterrupt
+        return loss_of(step)
+
+    return take_steps(parameters, loss, **settings)
+
+
+def _watched(seen: dict[str, list[int]], parameters: Any, loss_of: Any, **settings: Any) -> int:
+    """Take the steps, and note which."""
+
+    def loss(step: int) -> Any:
+        seen[settings["folder"].name].append(step)
         return loss_of(step)
 
     return take_steps(parameters, loss, **settings)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from conftest import SHRINK, experiment
+from presseco import processes
 from presseco.camembert import (
     _groups,
     _schedule,
@@ -370,6 +371,20 @@ def test_stopped_before_an_epoch_is_saved_it_is_validated_again(case, tmp_path, 
         case.tune(tmp_path / "cut", on_epoch=interrupt)
     again, resumed = case.tune(tmp_path / "cut")
     assert result(resumed) == result(state) and same(weights_of(model), weights_of(again))
+
+
+def test_only_the_first_process_writes(case, tmp_path, monkeypatch):
+    """What ranks do that only help: at the same file as the first they would be in its way."""
+    monkeypatch.setattr(processes, "first", lambda: False)
+    _, state = case.tune(tmp_path / "helper")
+    assert len(state.history) == 2 and state.best_score > 0
+    assert not (tmp_path / "helper").exists()
+
+
+def test_processes_that_find_different_checkpoints_do_not_go_on(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "agree", lambda value: value + 3)
+    with pytest.raises(StoreError, match="finds another checkpoint here than the first one"):
+        case.tune(tmp_path)
 
 
 def test_full_disk_in_a_checkpoint_is_a_clear_error(case, tmp_path, small_files):

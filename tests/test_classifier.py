@@ -226,7 +226,7 @@ def test_bundle_without_int8(tiny_bundle: Path, tmp_path: Path) -> None:
     del manifest["models"]["int8"]
     (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
     assert Classifier.load(folder, threads=1).precision == "fp32"
-    with pytest.raises(BundleError, match="has no int8 model"):
+    with pytest.raises(BundleError, match=r"has no int8 model; it has fp32\. [^;]*$"):
         Classifier.load(folder, precision="int8", threads=1)
 
 
@@ -235,6 +235,16 @@ def test_wrong_fp32_model_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     damage_golden(folder, "fp32")
     with pytest.raises(BundleError, match=r"fp32: golden logits differ by .* allowed 0.001"):
         Classifier.load(folder, precision="fp32", threads=1)
+
+
+def test_golden_text_may_hold_a_line_separator(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    path = folder / "golden.jsonl"
+    text = path.read_text("utf-8")
+    assert r"\n" in text
+    path.write_text(text.replace(r"\n", "\u2028"), "utf-8")  # prepared, the same texts
+    reseal(folder, "golden.jsonl")
+    assert Classifier.load(folder, threads=1).precision == "int8"
 
 
 def test_other_tokenizer_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

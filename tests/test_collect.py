@@ -186,6 +186,19 @@ def test_two_texts_with_one_id_are_not_both_kept(tmp_path):
     assert [(r["where"], r["reason"]) for r in aside] == [("a.jsonl:2", "id_twice")]
 
 
+def test_text_whose_first_holder_went_aside_is_kept_of_the_next(tmp_path):
+    one, two = texts(2)
+    rows = [("a", one), ("a", two), ("b", two), ("c", two)]
+    content = "\n".join(json.dumps({"id": i, "text": t}) for i, t in rows)
+    put(tmp_path / "press", "a.jsonl", content)
+    _, kept, aside = gather(source(tmp_path / "press"))
+    assert [(r["id"], r["text"]) for r in kept] == [("essai-a", one), ("essai-b", two)]
+    assert [(r["where"], r["reason"], r["detail"]) for r in aside] == [
+        ("a.jsonl:2", "id_twice", "another text has the id essai-a; ids must be unique"),
+        ("a.jsonl:4", "exact_copy", "same words as essai-b"),
+    ]
+
+
 # --- incremental
 
 

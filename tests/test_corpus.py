@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from conftest import SHRINK, experiment, write_lines
 from presseco.config import Config, read_config
@@ -110,15 +111,22 @@ def test_any_change_of_content_changes_the_digest(project, rows, what):
         write_lines(project / "data" / "articles" / "A.jsonl", mine)
     elif what == "taxonomy":
         path = project / "configs" / "taxonomy.yaml"
-        path.write_text(path.read_text("utf-8").replace("id: autre", "id: divers"), "utf-8")
-        with pytest.raises(TaxonomyError, match="event_type is 'autre'"):
-            build(project)
-        return
+        taxonomy = yaml.safe_load(path.read_text("utf-8"))
+        taxonomy["tasks"][0]["labels"].reverse()  # the order of the logits
+        path.write_text(yaml.safe_dump(taxonomy), "utf-8")
     else:
         seed = next((project / "seeds").glob("*.txt"))
         seed.write_text(seed.read_text("utf-8") + "\nFin.", "utf-8")
     after, skipped = build_corpus(config_of(project))
     assert not skipped and after.digest != before
+
+
+def test_label_that_the_taxonomy_has_no_more_is_refused(project):
+    build(project)
+    path = project / "configs" / "taxonomy.yaml"
+    path.write_text(path.read_text("utf-8").replace("id: autre", "id: divers"), "utf-8")
+    with pytest.raises(TaxonomyError, match="event_type is 'autre'"):
+        build(project)
 
 
 def test_order_of_files_and_lines_does_not_matter(project):
@@ -140,6 +148,21 @@ def test_unicode_is_composed_and_control_characters_go(project, rows):
     row = next(r for r in data if r["id"] == "new")
     assert row["text"] == "Société générale : bénéfice élevé. " * 5 + "\nFin."
     assert row["title"] == "Léna"
+
+
+def test_line_and_paragraph_separators_are_line_breaks(project, rows):
+    text = "La banque relève son objectif annuel de bénéfice.\u2028Le titre monte.\u2029" * 4
+    add(project, new_row(rows, text=text))
+    data = build(project).load()["train"]
+    [row] = [r for r in data if r["id"] == "new"]
+    assert row["text"] == text.replace("\u2028", "\n").replace("\u2029", "\n").strip()
+
+
+def test_out_of_domain_text_may_hold_any_separator(project):
+    corpus = build(project)
+    row = {"id": "x", "text": "Une\u2028deux\u2029trois\x85quatre", "split": "train"}
+    write_lines(corpus.folder / "out_of_domain.jsonl", [row])
+    assert corpus.outside() == [row]
 
 
 def test_accents_and_case_stay(project, rows):

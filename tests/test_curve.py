@@ -12,11 +12,43 @@ from mlflow.tracking import MlflowClient
 from conftest import SHRINK, experiment, sets
 from presseco.__main__ import main
 from presseco.curve import HUMAN, _sizes, curve_figure
+from presseco.results import _curve_section
 
 
 def test_sizes_rise_and_come_once():
     assert _sizes([100, 0, 300, 5000], 250) == [100, 250]
     assert _sizes([0], 250) == [250]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["curve", "--sizes", "100", "-5"], "argument --sizes: -5 is under 0"),
+        (["ablate", "--size", "-5"], "argument --size: -5 is under 0"),
+        (["ablate", "--size", "all"], "argument --size: 'all' is no whole number"),
+        (["adapt", "--texts", "t", "--batch", "0"], "argument --batch: 0 is under 1"),
+        (["adapt", "--texts", "t", "--epochs", "0"], "argument --epochs: 0 is under 1"),
+        (["adapt", "--texts", "t", "--tokens", "2"], "argument --tokens: 2 is under 10"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_at_once(command, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert message in capsys.readouterr().err
+
+
+def test_page_counts_a_seed_once_with_its_last_point(tmp_path):
+    """Of the same articles, model and seed there are more points when the recipe has changed."""
+    (tmp_path / "benchmarks").mkdir()
+    every = [
+        p | {"corpus": c, "test": {"sector": {"macro_f1": f}}, "key": f"{c}{f}"}
+        for c, f in (("old", 0.1), ("new", 0.9), ("new", 0.4))
+        for p in points()
+        if p["seed"] < 3
+    ]
+    (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
+    table = "\n".join(_curve_section(tmp_path))
+    assert "| 100 | a | 2 | 0.400 ± 0.000 |" in table and "| 300 | b | 2 | 0.400" in table
 
 
 def points() -> list[dict[str, Any]]:

@@ -19,15 +19,17 @@ import numpy as np
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from safetensors import safe_open
 
 from conftest import SHRINK, experiment, sets, write_lines
 from presseco import Classifier
 from presseco.__main__ import main
 from presseco.baseline import load_baseline
 from presseco.bundle import read_bundle
-from presseco.evaluate import confusion_matrix, macro_f1
+from presseco.evaluate import confusion_matrix, macro_f1, split_logits
 from presseco.reference import read_reference
 from presseco.taxonomy import read_taxonomy
+from presseco.text import prepare
 
 NAMES = ("baseline", "frozen", "camembert-mini")
 TASKS = ("sector", "event_type", "sentiment")
@@ -104,7 +106,8 @@ def test_results_page_and_readme_are_written_from_the_runs(trained):
     readme.write_text("# x\n\n<!-- results -->\nold\n<!-- /results -->\n\nend\n", encoding="utf-8")
     point = {"corpus": "c", "articles": 9, "model": "baseline", "test": {}}
     points = [
-        point | {"seed": s, "test": {"sector": {"macro_f1": f}}} for s, f in ((1, 0.4), (2, 0.6))
+        point | {"seed": s, "test": {"sector": {"macro_f1": f}}, "key": f"{i}"}
+        for i, (s, f) in enumerate([(1, 0.9), (1, 0.4), (2, 0.6)])  # an earlier recipe's first
     ]
     curve = trained.project / "benchmarks" / "curve.json"
     curve.parent.mkdir()
@@ -173,6 +176,8 @@ def test_run_says_all_that_a_comparison_needs(trained, name):
     roles = {"baseline": "champion", "frozen": None, "camembert-mini": "champion"}
     assert run.data.tags.get("role") == roles[name]
     assert "95 % bootstrap" in run.data.tags["mlflow.note.content"]
+    done = "not applied: train has no article by camembert.prior_writers"
+    assert run.data.tags.get("prior_shift") == (done if name == "camembert-mini" else None)
 
 
 def test_logged_model_is_bound_to_its_scores(trained):
@@ -250,10 +255,24 @@ def test_registered_model_loads_and_answers(trained, uri, name, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained.project}/mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{trained.project}/mlflow.db")
     model = mlflow.pyfunc.load_model(uri)
-    out = model.predict(pd.DataFrame({"text": ["Le bénéfice du groupe monte de 12 %."] * 2}))
+    texts = ["Le bénéfice du groupe monte de 12 %.", "L’usine ferme, 300 emplois sont perdus."]
+    out = model.predict(pd.DataFrame({"text": texts}))
     assert len(out) == 2
-    for task in TASKS:
+    folder = trained.project / "dist" / name
+    for task, own in own_answers(folder, texts).items():
         assert {task, f"{task}_probability", f"{task}_abstained"} <= set(out.columns)
+        assert out[f"{task}_probability"].tolist() == pytest.approx(own, abs=1e-5)
+
+
+def own_answers(folder: Path, texts: list[str]) -> dict[str, list[float]]:
+    """Return the probabilities of a saved model's answers, without mlflow."""
+    if folder.name == "camembert":
+        answers = Classifier.load(folder).predict(texts)
+        return {t: [a[t].probability for a in answers] for t in TASKS}
+    baseline, card = load_baseline(folder)
+    logits = baseline.logits([prepare(t) for t in texts])
+    p = split_logits(logits, baseline.task_map, card["temperatures"])
+    return {t: p[t].max(axis=1).tolist() for t in TASKS}
 
 
 def test_bundles_of_dist_load_and_know_where_they_come_from(trained):
@@ -447,6 +466,10 @@ def test_killed_training_resumes_with_the_same_validation_metrics(template, tmp_
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
     assert not (cut / "dist").exists()
+    [kept] = runs.glob("*/checkpoint.safetensors")
+    with safe_open(kept, "pt") as f:
+        step = json.loads(f.metadata()["progress"])["step"]
+    assert step > 0
 
     assert main(args(whole)) == 0
     assert main(args(cut)) == 0
@@ -458,6 +481,9 @@ def test_killed_training_resumes_with_the_same_validation_metrics(template, tmp_
         for r in second.runs()
         if r.info.status == "FINISHED" and r.info.run_name.startswith("camembert-mini")
     ]
+
+    assert resumed.data.tags["resumed_at_step"] == str(step)
+    assert "resumed_at_step" not in first.run("camembert-mini").data.tags
 
     def history(job: Trained, run: Any) -> list[tuple[int, float]]:
         return [

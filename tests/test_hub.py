@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_from_disk
+from huggingface_hub import constants
 
 from presseco.collect import collect
 from presseco.corpus import Corpus
-from presseco.errors import SourceError
+from presseco.errors import SourceError, StoreError
 from presseco.hub import push_corpus, reach
 from presseco.source import HubInput
 from presseco.taxonomy import read_taxonomy
@@ -104,6 +109,37 @@ def test_unreachable_says_so_at_once_and_names_the_way_out(tmp_path, monkeypatch
     with pytest.raises(SourceError, match="pushing needs the hub"):
         push_corpus(object(), "owner/name", True)  # type: ignore[arg-type] # asks first
     assert time.monotonic() - start < 5
+
+
+@contextmanager
+def hanging_up() -> Iterator[str]:
+    """Take every connection and close it without a word; give the address."""
+
+    def hang_up(server: socket.socket) -> None:
+        with suppress(OSError):  # closed, at the end
+            while True:
+                server.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=hang_up, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_connection_that_breaks_is_one_line(tmp_path, monkeypatch):
+    save(tmp_path / "corpus" / "dataset", "dataset_dict")
+    corpus = Corpus(tmp_path / "corpus", "d", read_taxonomy(TAXONOMY), {})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    with hanging_up() as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
+        broke = f"the connection to {address} broke: [^\n]+ Start the same command again"
+        with pytest.raises(SourceError, match=f"dataset owner/name: {broke}"):
+            gather(hub(tmp_path, dataset="owner/name"), online=True)
+        with pytest.raises(StoreError, match=f"dataset owner/name: {broke}"):
+            push_corpus(corpus, "owner/name", True)
 
 
 def test_an_open_door_is_enough_to_try(monkeypatch):

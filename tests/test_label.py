@@ -20,7 +20,7 @@ from presseco.collect import collect
 from presseco.errors import ConfigError, SourceError, TaxonomyError
 from presseco.handover import read_labels
 from presseco.imported import read_annotations
-from presseco.label import label_source, run, write
+from presseco.label import join, label_source, read_collected, run, write
 from presseco.labelling import Labelling, labellers, read_labelling
 from presseco.labelreport import by_function, part_rows, source_rows
 from presseco.similar import Seed, Similar
@@ -218,6 +218,20 @@ def test_imported_annotations(tmp_path: Path) -> None:
         read_annotations([two], TAXONOMY)
 
 
+def test_line_separators_inside_a_text_are_no_line_ends(tmp_path: Path) -> None:
+    text = "Une\u2028deux\u2029trois\x85quatre"
+    row = {"id": "a", "text": text, "sector": "finance", "annotator": "ada"}
+    for name in ("articles.jsonl", "shareable.jsonl", "labels.jsonl"):
+        write_lines(tmp_path / name, [row])
+    [article], _ = read_collected(tmp_path / "articles.jsonl", TAXONOMY)
+    assert article.text == text
+    assert read_labels(tmp_path / "labels.jsonl", TAXONOMY) == {"a": {"sector": "finance"}}
+    assert read_annotations([tmp_path / "labels.jsonl"], TAXONOMY)[0].labels.keys() == {"a"}
+    assert join(tmp_path, TAXONOMY) == 1
+    (tmp_path / "two.csv").write_text(f"annotator,id,sector,note\nada,a,finance,{text}\n", "utf-8")
+    assert read_annotations([tmp_path / "two.csv"], TAXONOMY)[0].labels.keys() == {"a"}
+
+
 def test_report_of_sources() -> None:
     def vote(x: str) -> dict[str, Vote]:
         return {"sector": Vote("sector", x, 1.0)}
@@ -249,6 +263,15 @@ def test_report_of_parts_names_the_dead_and_the_harmful() -> None:
     assert (rows["f:good"].right, rows["f:good"].prior, rows["f:bad"].n) == (1.0, 0.5, 10)
     (whole,) = by_function(list(rows.values()))
     assert (whole.part, whole.hits, whole.right) == ("f", 20, 0.5)
+
+
+def test_seeds_too_far_away_are_doubt_and_are_not_named() -> None:
+    seeds = [Seed(f"s{i}", "", {"sector": "finance"}) for i in range(3)]
+    source = Similar(seeds, TAXONOMY, Path("no-encoder"), ("sector",), 3, 0.5, 32)
+    [vote] = source._one(np.array([0.4, 0.9, 0.3], dtype=np.float32))
+    assert (vote.label, vote.by) == ("finance", ("s1",))
+    assert vote.confidence == pytest.approx(0.81 / (0.81 + 3 * 0.25), abs=1e-3)
+    assert source._one(np.array([0.4, 0.4, 0.4], dtype=np.float32)) == []
 
 
 @pytest.mark.services

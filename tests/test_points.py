@@ -11,11 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import SHRINK, experiment
+from conftest import SHRINK, experiment, write_lines
 from presseco.config import read_config
 from presseco.corpus import build_corpus
+from presseco.errors import ConfigError
 from presseco.examples import Data, load_data
-from presseco.points import merge_points, point_key, subset, task_scores, without_test
+from presseco.fit import _train_name
+from presseco.points import (
+    merge_points,
+    point_key,
+    share_encoded,
+    subset,
+    task_scores,
+    without_test,
+)
+from presseco.states import Inputs
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +50,20 @@ def test_subsets_of_one_seed_are_nested_and_two_seeds_differ(data):
     assert large.train.texts[:10] == small.train.texts
     assert set(subset(data, 10, 2).train.ids) != set(small.train.ids)
     assert subset(data, 0, 1).train.ids == data.train.ids
+
+
+def test_size_that_leaves_one_label_of_a_task_is_told(data):
+    labels = data.train.labels.copy()
+    labels[:, 1] = 0
+    labels[0, 1] = 1
+    seed = next(s for s in range(9) if data.train.ids[0] not in subset(data, 30, s).train.ids)
+    rare = replace(data, train=replace(data.train, labels=labels))
+    message = (
+        f"event_type: 1 different labels in the 30 training articles of seed {seed}, at least 2"
+    )
+    with pytest.raises(ConfigError, match=message):
+        subset(rare, 30, seed)
+    assert len(subset(rare, 0, seed).train.ids) == len(data.train.ids)
 
 
 def test_texts_without_an_answer_are_cut_to_the_same_share(data):
@@ -83,6 +107,46 @@ def test_key_changes_with_the_weights_under_the_same_path(folder, data, tmp_path
     weights.write_bytes(content)
     assert key(other, data) != key(folder, data)
     assert key(other, data, "baseline") == key(folder, data, "baseline")
+
+
+def test_key_changes_with_what_there_is_to_distil_from(folder, data, tiny_bundle, tmp_path):
+    teacher = Path(shutil.copytree(tiny_bundle, tmp_path / "teacher"))
+    texts = tmp_path / "texts"
+    write_lines(texts / "a.jsonl", [{"text": "Le groupe vend."}])
+    distil = (f"distil.teacher={teacher}", f"distil.texts={texts}")
+    keys = [key(folder, data), key(folder, data, "camembert-mini", *distil)]
+    write_lines(texts / "a.jsonl", [{"text": "Le groupe rend."}])
+    keys.append(key(folder, data, "camembert-mini", *distil))
+    with (teacher / "hf" / "model.safetensors").open("r+b") as f:
+        f.seek(-1, 2)
+        f.write(b"!")
+    keys.append(key(folder, data, "camembert-mini", *distil))
+    assert len(set(keys)) == 4
+    assert key(folder, data, "camembert-mini", *distil) == keys[-1]
+
+
+def test_teacher_that_is_not_there_is_told(folder, data, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"distil\.teacher: .*gone is no bundle and no checkpoint"
+    ):
+        key(folder, data, "camembert-mini", f"distil.teacher={tmp_path}/gone")
+
+
+@pytest.mark.parametrize("extra", [[], ["a"], ["b"]])
+def test_states_of_train_stay_with_their_subset(data, extra):
+    """Whatever else was encoded with them: the next seed's rows are other articles."""
+    whole = replace(data, encoded={})
+    part = subset(whole, 10, 1)
+    for name in (_train_name(extra), "validation"):
+        part.encoded["encoder", 64, 1, "fp32", name] = (Inputs([], None, []), None)
+    share_encoded(whole, part)
+    for other in (whole, subset(part, 5, 2)):
+        assert [k[-1] for k in other.encoded] == ["validation"]
+
+
+def test_states_of_train_have_a_name_for_the_texts_read_with_them():
+    names = [_train_name(extra) for extra in ([], ["a"], ["b"], ["a", "b"], ["ab"])]
+    assert len(set(names)) == 5
 
 
 def test_task_scores_leave_unknown_labels_out(data):

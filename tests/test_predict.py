@@ -155,6 +155,29 @@ def test_goes_on_where_a_killed_run_stopped(tiny_bundle: Path, tmp_path: Path) -
     assert ids == ["kept", *range(1, 3 * CHUNK)]
 
 
+def test_second_run_on_one_output_is_refused_and_the_first_is_whole(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = write(tmp_path, ".jsonl", ROWS), tmp_path / "out.jsonl"
+    classify, tried = Classifier.predict, []
+
+    def meanwhile(self: Classifier, *texts: Any) -> Any:
+        monkeypatch.undo()
+        with pytest.raises(StoreError, match=r"another presseco predict is writing .*out\.jsonl"):
+            predict_file(str(tiny_bundle), source, target)
+        tried.append(target.exists())
+        return classify(self, *texts)
+
+    monkeypatch.setattr(Classifier, "predict", meanwhile)
+    assert predict_file(str(tiny_bundle), source, target) == 3
+    assert tried == [False] and [r["id"] for r in read(target)] == [1, 2, 3]
+    assert predict_file(str(tiny_bundle), source, target) == 3  # nobody holds it any more
+    # Killed between making the part and its first answer.
+    target.with_name("out.jsonl.part").touch()
+    assert predict_file(str(tiny_bundle), source, target) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
 def test_part_of_another_input_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     rows = [{"id": i, "text": f"Brève {i}."} for i in range(CHUNK)]
     source = write_lines(tmp_path / "in.jsonl", [*rows, {"id": "bad"}])

@@ -14,7 +14,7 @@ from conftest import ROOT, WRITERS, experiment, write_lines
 from presseco.config import read_config
 from presseco.corpus import build_corpus
 from presseco.examples import load_data
-from presseco.prior import log_ratios, shift_head
+from presseco.prior import log_ratios, shift_head, use_prior
 
 
 @pytest.fixture
@@ -60,4 +60,28 @@ def test_our_settings_name_writers_that_train_has() -> None:
     lines = (
         p.read_text("utf-8").splitlines()[0] for p in (ROOT / "data/articles").glob("B?.jsonl")
     )
-    assert set(settings.camembert.prior_writers) <= {json.loads(x)["writer"] for x in lines}
+    held = {*settings.corpus.validation_writers, *settings.corpus.test_writers}
+    wanted = set(settings.camembert.prior_writers)
+    assert wanted and wanted <= {json.loads(x)["writer"] for x in lines} - held
+
+
+def test_what_was_done_is_said_and_no_writer_is_a_warning(corpus: Any, caplog: Any) -> None:
+    train, task_map = load_data(corpus).train, corpus.taxonomy.task_map
+    settings = read_config(ROOT / "configs/experiment/camembert-mini.yaml").camembert
+    head = torch.nn.Module()
+    head.out_proj = torch.nn.Linear(4, 32)
+    before = head.out_proj.bias.detach().clone()
+
+    def done(**change: Any) -> str:
+        return use_prior(head, train, task_map, settings.model_copy(update=change))
+
+    off = "not applied: camembert.prior_shift is 0"
+    assert done(prior_shift=0.0) == off and not caplog.text
+    assert done(prior_writers=[f"Z{i}" for i in range(9)]).startswith("not applied: train has no")
+    assert torch.equal(head.out_proj.bias, before)
+    assert "prior_writers (Z0, Z1, Z2, Z3, Z4 and 4 more), its writers are A, B, C" in caplog.text
+    found = sum(w == "B" for w in train.writers)
+    assert done(prior_writers=["B"]) == f"applied: 0.5 of the log ratios, from {found} articles"
+    ratios = log_ratios(train, task_map, ["B"])
+    assert torch.allclose(head.out_proj.bias - before, 0.5 * torch.tensor(ratios).float())
+    assert len(caplog.records) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ import yaml
 
 from conftest import ROOT
 from presseco.card import model_card
+from presseco.corpus import Corpus
 from presseco.evaluate import TaskScore, score_all, split_logits
+from presseco.examples import Data, Examples
 from presseco.figures import confusion_figure, reliability_figure, risk_figure
+from presseco.fit import Fitted
+from presseco.record import abstention
 from presseco.taxonomy import MISSING, read_taxonomy
 
 TAXONOMY = read_taxonomy(ROOT / "configs" / "taxonomy.yaml")
@@ -25,6 +30,18 @@ def scored() -> tuple[dict[str, np.ndarray], np.ndarray, list[TaskScore]]:
     logits = rng.normal(0, 1, (60, 32))
     p = split_logits(logits, TAXONOMY.task_map)
     return p, truth, score_all(TAXONOMY.task_map, p, truth)
+
+
+def test_model_that_answers_nothing_has_no_share_of_wrong_answers(scored):
+    p, truth, _ = scored
+    texts = [""] * len(truth)
+    split = Examples(texts, texts, truth, texts)
+    data = Data(Corpus(Path(), "d", TAXONOMY, {}), split, split, split, {})
+    fitted = Fitted({}, lambda *_: None, {}, {})
+    thresholds = dict.fromkeys(TAXONOMY.names, 0.0) | {"sector": 1.01}
+    metrics = abstention(fitted, data, {"thresholds": thresholds}, p)
+    assert metrics["test.sector.coverage"] == 0.0 and "test.sector.risk" not in metrics
+    assert metrics["test.sentiment.coverage"] == 1.0 and 0 < metrics["test.sentiment.risk"] < 1
 
 
 @pytest.mark.parametrize(("encoder", "tag"), [("models/encoder", "camembert"), ("none", "skops")])

@@ -11,7 +11,14 @@ from mlflow.tracking import MlflowClient
 
 from conftest import ROOT, SHRINK, experiment, sets
 from presseco.__main__ import main
-from presseco.robustness import INVARIANCES, directions, invariance, minimum_functionality
+from presseco.errors import ConfigError
+from presseco.robustness import (
+    INVARIANCES,
+    directions,
+    invariance,
+    minimum_functionality,
+    read_pairs,
+)
 from presseco.taxonomy import read_taxonomy
 
 TEXT = "L’ÉTÉ à Paris\nLe 3 janvier 2021, Valmy a perdu 1 250 millions d'euros, dit-il."
@@ -48,6 +55,23 @@ def test_invariance_counts_only_texts_that_the_change_alters():
     assert found["boilerplate at the end"].rate == 0.5, "one of two tasks moves, for both texts"
     assert found["company swapped"].n == 1 and set(swap) == {"a", "b"}
     assert "M€ for millions" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {kind: [", "pairs.yaml: not valid YAML: "),
+        ("kind: x", "pairs.yaml: expected a list of pairs, found dict"),
+        ("- a word", "pairs.yaml: pair 1 has keys str; expected"),
+        (None, "pairs.yaml: cannot be read: No such file"),
+    ],
+)
+def test_mistakes_in_the_file_of_pairs(tmp_path, text, message):
+    taxonomy = read_taxonomy(ROOT / "configs" / "taxonomy.yaml")
+    if text is not None:
+        (tmp_path / "pairs.yaml").write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=message):
+        read_pairs(tmp_path / "pairs.yaml", taxonomy)
 
 
 def test_directions_need_both_texts_right():

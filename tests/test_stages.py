@@ -205,6 +205,12 @@ def test_spaces_lines_entities_and_control_characters_are_put_in_order():
     )
 
 
+def test_line_and_paragraph_separators_are_line_breaks():
+    text = "Un titre\u2028Une phrase.\u2029Une autre."
+    found = normalise(Document("a", text), Keep(min_words=1)).text
+    assert found == "Un titre\nUne phrase.\nUne autre."
+
+
 def test_typography_stays_as_written():
     text = '« L’été », dit-il : 1\u202f000\u00a0€ – c\'est "peu"…'
     assert normalise(Document("a", text), Keep(min_words=1)).text == text

@@ -81,6 +81,21 @@ def test_spool_of_a_running_training_is_left_to_it(project, nowhere):
         assert len(spools(project)) == 1
 
 
+def test_run_killed_in_a_container_that_is_gone_is_closed_before_it_is_sent(project, nowhere):
+    """Its host name is nobody's now; only the lock tells that nobody writes it any more."""
+    tracking.record(project, "essai")
+    with tracking.run("r"):
+        pass
+    [left] = spools(project)
+    client = mlflow.MlflowClient(left.uri)
+    place = client.get_experiment_by_name("essai").experiment_id
+    cut = client.create_run(place, tags={"process": "d0c5e1f2:12:1.0"}).info.run_id
+    with pytest.raises(StoreError, match="1 trainings wait"):
+        sync(project)
+    assert client.get_run(cut).info.status == "KILLED"
+    assert {r.info.status for r in client.search_runs([place])} == {"KILLED", "FINISHED"}
+
+
 # --- with a server ------------------------------------------------------------------------------
 
 

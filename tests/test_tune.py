@@ -35,11 +35,12 @@ def test_search_never_freezes_every_layer():
 def test_other_settings_are_another_study_and_two_searches_do_not_meet(project):
     (project / "build").mkdir()
     names = []
-    for overrides in ([], ["camembert.max_tokens=64"], ["seed=2"]):
+    distil = [[f"distil.teacher={t}"] for t in ("dist/a", "dist/b")]
+    for overrides in ([], ["camembert.max_tokens=64"], *distil, ["seed=2"]):
         config = read_config(experiment(project, "camembert-mini"), overrides)
         names.append(_study(config, "corpus").study_name)
     names.append(_study(config, "other corpus").study_name)
-    assert len(set(names)) == 4
+    assert len(set(names)) == 6
     again = pytest.raises(StoreError, match="another process searches in this folder")
     with _alone(config), again, _alone(config):
         pass

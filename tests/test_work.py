@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from conftest import SHRINK, experiment
+from conftest import SHRINK, experiment, sets
+from presseco import camembert
+from presseco.__main__ import main
+from presseco.checkpoint import save_checkpoint
 from presseco.config import Config, read_config
 from presseco.errors import StoreError
 from presseco.work import publish, work_folder, working
@@ -78,6 +85,36 @@ def test_lock_of_a_killed_process_is_free(config, tmp_path):
     process.wait()
     with working(config, "d1") as folder:
         assert folder.is_dir()
+
+
+def test_name_with_a_dot_has_a_lock_for_each_seed(config):
+    first, second = (config.model_copy(update={"name": "mini-v1.5", "seed": s}) for s in (1, 2))
+    with working(first, "d1"), working(second, "d1"):
+        assert work_folder(first, "d1").is_dir() and work_folder(second, "d1").is_dir()
+
+
+def test_training_that_goes_on_does_not_take_weights_of_another_encoder(project, monkeypatch):
+    """`make adapt` writes the same folder again: old checkpoints are no start over new weights."""
+
+    def stop(*args: Any) -> None:
+        save_checkpoint(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(camembert, "save_checkpoint", stop)
+    command = ["train", experiment(project, "camembert-mini"), *sets(SHRINK)]
+    command += sets(["camembert.epochs=9", "camembert.patience=9"])
+    weights = project / "models" / "encoder" / "model.safetensors"
+    steps = []
+    for change in (0.0, 0.0, 0.01):
+        save_file({n: t + change for n, t in load_file(weights).items()}, weights, {"format": "pt"})
+        assert main(command) == 130
+        newest = max(
+            (project / "build" / "runs").glob("*/checkpoint.safetensors"),
+            key=lambda p: p.stat().st_mtime_ns,
+        )
+        with safe_open(newest, "pt") as f:
+            steps.append(json.loads(f.metadata()["progress"])["step"])
+    assert steps[1] == 2 * steps[0] and steps[2] == steps[0]
 
 
 def test_place_that_cannot_be_written(config, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: `presseco <verb>` or `python -m presseco <verb>`, same words as `make`."""
+"""The command line: `presseco <verb>` or `python -m presseco <verb>`; `make` has most verbs too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from presseco import __version__
@@ -25,6 +25,8 @@ _EXTRAS = {
 _MOST = "train,collect"
 #: Verbs whose other packages an extra of their own holds.
 _VERBS = {"predict": "cascade"}
+#: Fewest tokens of a block to adapt to: 8 of an article, with `<s>` and `</s>`.
+_BLOCK = 10
 #: The disk refuses: full, over quota, over the file size limit, read-only, not ours.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(train)
     train.set_defaults(run=_train)
 
-    predict = verbs.add_parser("predict", help="classify a file: JSON Lines, CSV or parquet")
+    predict = verbs.add_parser("predict", help="classify a file: JSON Lines, CSV, TSV or parquet")
     predict.add_argument("--model", required=True, help="bundle folder, runs:/... or models:/...")
     predict.add_argument("--input", required=True, type=Path, help="rows with id, text, title?")
     predict.add_argument("--output", required=True, type=Path, help="file to write")
@@ -161,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
 
     curve = verbs.add_parser("curve", help="learning curves of several models")
     curve.add_argument("experiments", nargs="*", default=list(_DEFAULT), help="experiment files")
-    curve.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000, 0], help="0: all")
+    curve.add_argument(
+        "--sizes", type=_at_least(0), nargs="+", default=[100, 300, 1000, 0], help="0: all"
+    )
     curve.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     _add_overrides(curve)
     curve.set_defaults(run=_curve)
@@ -169,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     ablate = verbs.add_parser("ablate", help="what each choice of the recipe is worth, over seeds")
     ablate.add_argument("--file", type=Path, default=Path("configs/ablation.yaml"))
     ablate.add_argument("--only", nargs="+", default=[], help="some differences of the file")
-    ablate.add_argument("--size", type=int, default=0, help="training articles (0: all)")
+    ablate.add_argument("--size", type=_at_least(0), default=0, help="training articles (0: all)")
     ablate.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     _add_overrides(ablate)
     ablate.set_defaults(run=_ablate)
@@ -178,15 +182,17 @@ def _parser() -> argparse.ArgumentParser:
     adapt.add_argument("--texts", required=True, type=Path, help="folder of articles")
     adapt.add_argument("--output", type=Path, default=Path("build/encoder-adapted"))
     adapt.add_argument("--experiment", default=_DEFAULT[-1], help="whose encoder (YAML)")
-    adapt.add_argument("--epochs", type=int, default=1)
+    adapt.add_argument("--epochs", type=_at_least(1), default=1)
     adapt.add_argument("--rate", type=float, default=1e-4, help="peak learning rate")
-    adapt.add_argument("--tokens", type=int, default=256, help="a block, at most")
-    adapt.add_argument("--batch", type=int, default=32)
+    adapt.add_argument("--tokens", type=_at_least(_BLOCK), default=256, help="a block, at most")
+    adapt.add_argument("--batch", type=_at_least(1), default=32)
     adapt.add_argument("--seed", type=int, default=1)
     _add_overrides(adapt)
     adapt.set_defaults(run=_adapt)
 
-    compare = verbs.add_parser("compare", help="two runs: differences, significance, report")
+    compare = verbs.add_parser(
+        "compare", help="two or more runs: differences, significance, report"
+    )
     compare.add_argument("--a", help="run id, run name or models:/name@alias (default: baseline)")
     compare.add_argument(
         "--b", nargs="+", default=[], help="the runs to judge (default: the last CamemBERT)"
@@ -218,6 +224,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_overrides(robustness)
     robustness.set_defaults(run=_robustness)
     return parser
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """Return an argument type: a whole number, not under `least`."""
+
+    def whole(text: str) -> int:
+        if not text.removeprefix("-").isdecimal():
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is under {least}")
+        return int(text)
+
+    return whole
 
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:

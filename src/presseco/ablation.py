@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+#: A difference's name and its settings.
+What = tuple[str, tuple[str, ...]]
 #: The name of the unchanged recipe among the points.
 BASE = "base"
 
@@ -41,22 +43,28 @@ def paired_difference(values: Sequence[float]) -> Difference:
     return Difference(mean, mean - half, mean + half, n)
 
 
-def compare_to_base(points: Iterable[dict[str, Any]]) -> dict[str, dict[str, Difference]]:
+def _what(point: dict[str, Any]) -> What:
+    """Return a point's difference: an edited one keeps its name and is another all the same."""
+    return point["difference"], tuple(point["change"])
+
+
+def compare_to_base(points: Iterable[dict[str, Any]]) -> dict[What, dict[str, Difference]]:
     """Return, a difference and task (and `mean` of the tasks), the paired difference to the base.
 
-    `points` are of one batch; only seeds that both sides have count.
+    `points` are of one batch, differences are told apart by name and change; only seeds that both
+    sides have count, with their last point.
     """
-    scores: dict[str, dict[int, dict[str, float]]] = {}
+    scores: dict[What, dict[int, dict[str, float]]] = {}
     for p in points:
         tasks = {t: s["macro_f1"] for t, s in p["validation"].items()}
         tasks["mean"] = float(np.mean(list(tasks.values())))
-        scores.setdefault(p["difference"], {})[p["seed"]] = tasks
-    base = scores.pop(BASE, {})
-    out: dict[str, dict[str, Difference]] = {}
-    for name, by_seed in scores.items():
+        scores.setdefault(_what(p), {})[p["seed"]] = tasks
+    base = scores.pop((BASE, ()), {})
+    out: dict[What, dict[str, Difference]] = {}
+    for what, by_seed in scores.items():
         both = sorted(set(by_seed) & set(base))
         if both:
-            out[name] = {
+            out[what] = {
                 t: paired_difference([by_seed[s][t] - base[s][t] for s in both])
                 for t in by_seed[both[0]]
             }
@@ -71,16 +79,18 @@ def ablation_table(points: Sequence[dict[str, Any]]) -> str:
 
 
 def _section(points: list[dict[str, Any]]) -> str:
+    points = list({(_what(p), p["seed"]): p for p in points}.values())  # the last of each
     base = [p for p in points if p["difference"] == BASE]
     if not base:
         return f"## Batch {points[0]['batch']}: no point of the base yet"
     first = base[0]
     tasks = list(first["validation"])
     lines = [
-        f"## {first['articles']:,} articles, {first['epochs']} epochs, {len(base)} seeds",
+        f"## {first['articles']:,} articles, {first['epochs']} epochs, {len(base)} seeds"
+        + "".join(f", {change}" for change in first.get("base", [])),
         "",
-        f"Corpus `{first['corpus']}`, batch `{first['batch']}`, commit "
-        f"`{first['commit']}`, {np.mean([p['seconds'] for p in base]) / 60:.1f} minutes a base run.",
+        f"Corpus `{first['corpus']}`, batch `{first['batch']}`, {_commits(points)}, "
+        f"{_minutes(base)} minutes a base run (median).",
         "",
         f"| | seeds | mean of tasks | {' | '.join(tasks)} | minutes |",
         "|---|--:|" + "---|" * (len(tasks) + 1) + "--:|",
@@ -89,9 +99,9 @@ def _section(points: list[dict[str, Any]]) -> str:
         + f" | {_minutes(base)} |",
     ]
     found = compare_to_base(points)
-    for name, by_task in sorted(found.items(), key=lambda item: item[1]["mean"].mean):
-        theirs = [p for p in points if p["difference"] == name]
-        change = "<br>".join(theirs[0]["change"])
+    for what, by_task in sorted(found.items(), key=lambda item: item[1]["mean"].mean):
+        theirs = [p for p in points if _what(p) == what]
+        name, change = what[0], "<br>".join(what[1])
         cells = " | ".join(str(by_task[t]) for t in ["mean", *tasks])
         lines.append(
             f"| {name}<br>`{change}` | {by_task['mean'].n} | {cells} | {_minutes(theirs)} |"
@@ -111,5 +121,12 @@ def _levels(points: Sequence[dict[str, Any]], task: str | None) -> str:
     return f"{np.mean(values):.3f}{spread}"
 
 
+def _commits(points: Sequence[dict[str, Any]]) -> str:
+    """Return all commits that the points were computed at, in order."""
+    found = list(dict.fromkeys(f"`{p['commit']}`" for p in points))
+    return f"commit{'s' * (len(found) > 1)} {', '.join(found)}"
+
+
 def _minutes(points: Sequence[dict[str, Any]]) -> str:
-    return f"{np.mean([p['seconds'] for p in points]) / 60:.1f}"
+    # The median: a run that stood still for half an hour says nothing about the others.
+    return f"{np.median([p['seconds'] for p in points]) / 60:.1f}"

@@ -54,12 +54,12 @@ def fit_threshold(probabilities: Floats, truth: Ints, risk: float = RISK_TARGET)
 
 
 def answered(probabilities: Floats, truth: Ints, threshold: float) -> tuple[float, float]:
-    """Return coverage (share answered) and risk (share of those wrong) at a threshold."""
+    """Return coverage (share answered) and risk (share of those wrong, NaN of none) at a threshold."""
     known = truth != MISSING
     p, t = probabilities[known], truth[known]
     given = p.max(axis=1) >= threshold
     if not given.any():
-        return 0.0, 0.0
+        return 0.0, float("nan")
     return float(given.mean()), float((p.argmax(axis=1)[given] != t[given]).mean())
 
 

@@ -16,7 +16,7 @@ from presseco import processes
 from presseco.batches import length_batches
 from presseco.checkpoint import Progress, resume, save_checkpoint
 from presseco.config import CamembertConfig
-from presseco.errors import ConfigError
+from presseco.errors import ConfigError, StoreError
 from presseco.evaluate import Ints, mean_macro_f1
 from presseco.loss import class_weights, multi_task_loss, outside_loss
 from presseco.states import Inputs, autocast, collate, predict_logits, upper, use_bf16
@@ -99,6 +99,11 @@ class _Run:
         self._average = {n: p.detach().clone() for n, p in self._trained.items()}
         self._weights = class_weights(labels, task_map, config.class_balance, self._device)
         self.state = resume(folder, self._trained, self._average, self._optimizer)
+        if processes.agree(self.state.step) != self.state.step:
+            raise StoreError(
+                f"{folder}: process {processes.rank()} finds another checkpoint here than the first "
+                "one. Put the project on a disk that all processes share."
+            )
         self._saved = time.monotonic()
 
     @property
@@ -151,15 +156,17 @@ class _Run:
             score = processes.agree(mean_macro_f1(self._task_map, logits, truth))
             if score > self.state.best_score:
                 self.state.best_score, self.state.best_epoch = score, epoch
-                write_tensors(
-                    self._folder / "best.safetensors",
-                    {n: p.detach() for n, p in self._trained.items()},
-                )
+                if processes.first():
+                    write_tensors(
+                        self._folder / "best.safetensors",
+                        {n: p.detach() for n, p in self._trained.items()},
+                    )
         return score
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        save_checkpoint(self._folder, self.state, self._trained, self._average, self._optimizer)
+        """Write a checkpoint: the first process alone, all go on from it."""
+        if processes.first():
+            save_checkpoint(self._folder, self.state, self._trained, self._average, self._optimizer)
         self._saved = time.monotonic()
 
     def take_best(self) -> None:

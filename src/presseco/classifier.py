@@ -174,7 +174,12 @@ class Classifier:
     def _open(self, wanted: list[str]) -> tuple[str, Any]:
         """Open the first of the wanted models whose golden outputs come out right on this CPU."""
         present = [p for p in wanted if p in self.bundle.models]
-        found = f"has no {' or '.join(wanted)} model"
+        if not present:
+            raise BundleError(
+                f"{self.bundle.folder}: has no {' or '.join(wanted)} model; it has "
+                f"{', '.join(self.bundle.models) or 'none'}. Ask for one that it has, or for 'auto'."
+            )
+        found = ""
         for precision in present:
             try:
                 session = self._new_session(precision, self._threads)
@@ -251,7 +256,8 @@ def _answer(task: Task, logits: np.ndarray, blank: bool) -> Answer:
 
 
 def _read_golden(path: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:  # split at line feeds only: a text may hold U+2028
+        rows = [json.loads(line) for line in lines]
     if not rows:
         raise BundleError(f"{path}: no golden texts; the bundle cannot be checked")
     return rows

@@ -207,15 +207,17 @@ def _verdicts(
     names: Sequence[tuple[str, str]], stories: Sequence[int], copies: Sequence[int]
 ) -> Iterator[tuple[str, str, str]]:
     owner: dict[str, int] = {}
+    original: dict[int, str] = {}  # by the first copy: the article that is kept of its text
     members: dict[int, int] = {}
     for head in stories:
         members[head] = members.get(head, 0) + 1
     for i, (name, _) in enumerate(names):
         first, given = names[stories[i]]
         story = given or (first if members[stories[i]] > 1 else "")
-        if copies[i] != i:
-            yield story, "exact_copy", f"same words as {names[copies[i]][0]}"
+        if copies[i] in original:
+            yield story, "exact_copy", f"same words as {original[copies[i]]}"
         elif owner.setdefault(name, i) != i:
             yield story, "id_twice", f"another text has the id {name}; ids must be unique"
         else:
+            original[copies[i]] = name
             yield story, "", ""

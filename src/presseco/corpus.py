@@ -32,6 +32,7 @@ from presseco.taxonomy import Taxonomy, read_taxonomy
 
 #: Part of the digest: raise it when the same inputs are to give another corpus.
 _RECIPE = 1
+_BREAKS = re.compile(r"\r\n|[\u2028\u2029]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b\u00ad\ud800-\udfff]")
 _TEXT_COLUMNS = ("id", "title", "text", "writer", "style", "company", "story", "rights")
 
@@ -51,8 +52,8 @@ class Corpus:
 
     def outside(self) -> list[dict[str, Any]]:
         """Return the out-of-domain texts as rows with `id`, `text` and `split`."""
-        lines = (self.folder / "out_of_domain.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        with (self.folder / "out_of_domain.jsonl").open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
 
 
 def build_corpus(config: Config) -> tuple[Corpus, bool]:
@@ -98,9 +99,8 @@ def read_all(config: Config, taxonomy: Taxonomy, files: Iterable[Path]) -> list[
 
 def clean(article: Article, config: Config) -> Article:
     """Return the article in Unicode NFC without control characters; refuse a wrong length."""
-    text = unicodedata.normalize(
-        "NFC", _CONTROL.sub("", article.text.replace("\r\n", "\n"))
-    ).strip()
+    text = _CONTROL.sub("", _BREAKS.sub("\n", article.text))
+    text = unicodedata.normalize("NFC", text).strip()
     words, limits = len(text.split()), config.corpus
     if len(text) > limits.max_chars:
         raise ArticleError(

@@ -205,6 +205,9 @@ figures are between such annotators, and real press is less tidy than this prose
 - Scores on this test split are optimistic for real press: the writers share habits of language.
 - French, with African, Belgian, Swiss and Québec varieties and imitated clumsy translations.
 - Opinions and quotations belong to invented or unnamed people.
+- Facts about real States, institutions and companies are from the writers' memory; nobody looked them up.
+- The articles written by subject have mannerisms of their own: many end on an anecdote, and four in five
+  of those by BF to BK, VF and TH imitate hurried translations.
 
 ## Rights
 

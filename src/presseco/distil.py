@@ -16,7 +16,7 @@ from torch.nn import functional
 from presseco import processes
 from presseco.batches import length_batches
 from presseco.config import Config, DistilConfig
-from presseco.encoder import load_tokenizer
+from presseco.encoder import FILES, load_tokenizer
 from presseco.errors import ConfigError, EncoderError
 from presseco.progress import Report
 from presseco.states import Inputs, autocast, collate, device_for, use_bf16
@@ -40,8 +40,17 @@ class Teacher:
 
 
 def checkpoint(path: Path) -> Path:
-    """Return the folder of a bundle that holds its weights as transformers reads them, or `path`."""
-    return path / "hf" if (path / "hf").is_dir() else path
+    """Return the folder of a bundle that holds its weights as transformers reads them, or `path`.
+
+    Raises `ConfigError` when it is neither.
+    """
+    folder = path / "hf" if (path / "hf").is_dir() else path
+    if not all((folder / name).is_file() for name in FILES):
+        raise ConfigError(
+            f"distil.teacher: {path} is no bundle and no checkpoint; expected a folder such as "
+            f"dist/camembert, or one with {', '.join(FILES)}"
+        )
+    return folder
 
 
 def load_teacher(path: Path, task_map: list[list[Any]]) -> Teacher:
@@ -52,11 +61,6 @@ def load_teacher(path: Path, task_map: list[list[Any]]) -> Teacher:
     from transformers import CamembertForSequenceClassification
 
     folder = checkpoint(path)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"distil.teacher: {path} is no bundle and no checkpoint; expected a folder such as "
-            "dist/camembert, or one with config.json, model.safetensors and tokenizer.json"
-        )
     declared = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if declared.get("task_map") != task_map:
         theirs = [task for task, _ in declared.get("task_map") or []] or "none"

@@ -14,7 +14,7 @@ from presseco.network import knock
 from presseco.text import prepare
 
 #: Files of a checkpoint that are read; everything else in a hub repository stays there.
-_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+FILES = ("config.json", "tokenizer.json", "model.safetensors")
 #: French prose gives about 4 characters a token with a French vocabulary. Under this, the file was
 #: read with the wrong tokenizer class and splits words into letters.
 MIN_CHARS_PER_TOKEN = 2.5
@@ -33,10 +33,10 @@ def locate(encoder: str, root: Path) -> Path:
     """
     local = root / encoder
     if local.is_dir():
-        missing = [f for f in _FILES if not (local / f).exists()]
+        missing = [f for f in FILES if not (local / f).exists()]
         if missing:
             raise EncoderError(
-                f"{local}: {', '.join(missing)} missing; expected {', '.join(_FILES)}"
+                f"{local}: {', '.join(missing)} missing; expected {', '.join(FILES)}"
             )
         return local
     if encoder.count("/") > 1 or encoder.startswith((".", "/")):
@@ -49,14 +49,14 @@ def _fetch(name: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        cached = Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
-        if all((cached / f).exists() for f in _FILES):
+        cached = Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=True))
+        if all((cached / f).exists() for f in FILES):
             return cached
     except (LocalEntryNotFoundError, OSError):
         pass
     advice = (
         f"{name} is not in the local cache. Either connect to the hub once "
-        f"(HF_ENDPOINT, now {constants.ENDPOINT}), or download {', '.join(_FILES)} on another "
+        f"(HF_ENDPOINT, now {constants.ENDPOINT}), or download {', '.join(FILES)} on another "
         "machine and set camembert.encoder to their folder, "
         "or use configs/experiment/camembert-mini.yaml, which needs no hub."
     )
@@ -69,11 +69,11 @@ def _fetch(name: str) -> Path:
             f"the hub at {constants.ENDPOINT} cannot be reached ({e}). {advice}"
         ) from None
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        folder = Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as e:  # the hub client raises many kinds; all mean "not fetched"
         reason = " ".join(str(e).split())
         raise EncoderError(f"{name}: the hub answered with an error: {reason}. {advice}") from None
-    missing = [f for f in _FILES if not (folder / f).exists()]
+    missing = [f for f in FILES if not (folder / f).exists()]
     if missing:
         raise EncoderError(f"{name}: the hub repository has no {', '.join(missing)}")
     return folder

@@ -14,6 +14,9 @@ from presseco.evaluate import Ints
 from presseco.states import Inputs
 from presseco.taxonomy import MISSING
 
+#: How the names of train's states begin; more texts than its articles make another name.
+TRAIN = "train"
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -45,6 +48,10 @@ class Data:
     outside: dict[str, list[str]]
     encoded: dict[tuple[Any, ...], tuple[Inputs, Any]] = field(default_factory=dict)
 
+    def encoded_elsewhere(self) -> dict[tuple[Any, ...], tuple[Inputs, Any]]:
+        """Return what is encoded of the other splits: all subsets of train share it."""
+        return {k: v for k, v in self.encoded.items() if not str(k[-1]).startswith(TRAIN)}
+
     @property
     def task_map(self) -> list[list[Any]]:
         """Return the tasks and labels in the order of the logits."""
@@ -72,12 +79,19 @@ def load_data(corpus: Corpus) -> Data:
 
 def _check_labels(data: Data) -> None:
     """Refuse a split that a task cannot be learnt from, or judged on, before hours are spent."""
+    advice = "Add articles, or see corpus.validation_writers and test_writers."
     needed = (("train", data.train, 2), ("validation", data.validation, 1), ("test", data.test, 1))
-    for t, (task, _) in enumerate(data.task_map):
-        for name, split, least in needed:
-            found = len(np.unique(split.labels[split.labels[:, t] >= 0, t]))
-            if found < least:
-                raise ConfigError(
-                    f"{task}: {found} different labels in the {name} split, at least {least} "
-                    "needed. Add articles, or see corpus.validation_writers and test_writers."
-                )
+    for name, split, least in needed:
+        check_labels(data.task_map, split, least, f"the {name} split", advice)
+
+
+def check_labels(
+    task_map: list[list[Any]], examples: Examples, least: int, where: str, advice: str
+) -> None:
+    """Raise `ConfigError` when a task has fewer than `least` different labels in the examples."""
+    for t, (task, _) in enumerate(task_map):
+        found = len(np.unique(examples.labels[examples.labels[:, t] >= 0, t]))
+        if found < least:
+            raise ConfigError(
+                f"{task}: {found} different labels in {where}, at least {least} needed. {advice}"
+            )

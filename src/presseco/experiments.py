@@ -8,6 +8,9 @@ from presseco.config import Config, read_config
 from presseco.encoder import locate
 from presseco.errors import ConfigError
 
+#: The experiment whose model is what services and other commands take by default.
+DEFAULT = "camembert-mini"
+
 
 def read_experiments(files: Sequence[str], overrides: Sequence[str] = ()) -> list[Config]:
     """Return the experiments, ready to train on one corpus.

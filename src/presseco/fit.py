@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from presseco.config import Config
 from presseco.distil import make_guide, unlabelled_texts
 from presseco.encoder import check_fit, load_model, load_tokenizer, locate, token_ids
 from presseco.evaluate import Floats, split_logits
-from presseco.examples import Data
+from presseco.examples import TRAIN, Data
 from presseco.export import export_bundle
-from presseco.prior import log_ratios, shift_head
+from presseco.prior import use_prior
 from presseco.probe import fit_probe, start_head
 from presseco.progress import Report
 from presseco.reference import make_reference
@@ -36,13 +38,14 @@ class Fitted:
     """A fitted model: its flat logits by split, and how to save it given its calibration.
 
     `save(folder, calibration, card)` writes what is registered, and what documents a second are
-    measured on.
+    measured on. `tags` say what of the settings took effect.
     """
 
     logits: dict[str, Floats]
     save: Callable[[Path, dict[str, Any], str], None]
     metrics: dict[str, float]
     params: dict[str, Any]
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def fit(config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics) -> Fitted:
@@ -121,6 +124,13 @@ def _encoded(
     return data.encoded[key]
 
 
+def _train_name(extra: list[str]) -> str:
+    """Return the name that train's states are kept under, with what was read beside its articles."""
+    if not extra:
+        return TRAIN
+    return f"{TRAIN} and {hashlib.sha256(json.dumps(extra).encode()).hexdigest()[:16]}"
+
+
 def _frozen(
     config: Config, data: Data, work: Path, report: Report, on_metrics: OnMetrics
 ) -> Fitted:
@@ -130,20 +140,25 @@ def _frozen(
         return _encoded(config, data, model, tokenizer, name, texts, report)[1]
 
     texts = data.train.texts + data.outside["train"]
-    train = vectors("train", texts)[: len(data.train.texts)]
+    train = vectors(TRAIN, texts)[: len(data.train.texts)]
     splits = {s: vectors(s, t) for s, t in _splits(data).items() if t}
-    probe = fit_probe(
-        train,
-        data.train.labels,
-        splits["validation"],
-        data.validation.labels,
-        data.task_map,
-        config.frozen.c_grid,
-    )
+    probe = _probe(config, data, train, splits["validation"])
     start_head(model.classifier, probe)
     logits = {s: probe.logits(v) for s, v in splits.items()}
     save = _bundle_writer(config, data, model, tokenizer, logits)
     return Fitted(logits, save, {}, {f"c.{t}": c for t, c in probe.c.items()})
+
+
+def _probe(config: Config, data: Data, train: Any, validation: Any) -> Any:
+    """Return the logistic regression on frozen vectors of train's and validation's articles."""
+    return fit_probe(
+        train,
+        data.train.labels,
+        validation,
+        data.validation.labels,
+        data.task_map,
+        config.frozen.c_grid,
+    )
 
 
 def _camembert(
@@ -157,21 +172,15 @@ def _camembert(
     extra = unlabelled_texts(config, data.corpus.taxonomy)
     unknown = np.full((len(extra), len(data.task_map)), MISSING, dtype=np.int64)
     labels = np.concatenate([data.train.labels, nothing, unknown])
-    name = "train and unlabelled" if extra else "train"
-    train, train_vectors = _encoded(config, data, model, tokenizer, name, texts + extra, report)
+    train, train_vectors = _encoded(
+        config, data, model, tokenizer, _train_name(extra), texts + extra, report
+    )
     validation, validation_vectors = _encoded(
         config, data, model, tokenizer, "validation", data.validation.texts, report
     )
     if settings.probe_head:
-        probe = fit_probe(
-            train_vectors[: len(data.train.texts)],
-            data.train.labels,
-            validation_vectors,
-            data.validation.labels,
-            data.task_map,
-            config.frozen.c_grid,
-        )
-        start_head(model.classifier, probe)
+        own = train_vectors[: len(data.train.texts)]
+        start_head(model.classifier, _probe(config, data, own, validation_vectors))
     guide = None
     if config.distil:
         guide = make_guide(config, model, train.ids, texts + extra, data.task_map, work, report)
@@ -195,9 +204,7 @@ def _camembert(
     if not processes.first():  # has helped to train, and has nothing to save
         return Fitted({}, lambda *_: None, {}, {})
     seconds = time.monotonic() - trained
-    ratios = log_ratios(data.train, data.task_map, settings.prior_writers)
-    if settings.prior_shift and ratios is not None:
-        shift_head(model.classifier, ratios, settings.prior_shift)
+    tags = {"prior_shift": use_prior(model.classifier, data.train, data.task_map, settings)}
     seen = (state.step - state.resumed) * settings.batch_size
     logits = _predictions(config, data, model, tokenizer, report)
     metrics = {
@@ -206,7 +213,9 @@ def _camembert(
         "train.best_epoch": float(state.best_epoch + 1),
     }
     save = _bundle_writer(config, data, model, tokenizer, logits)
-    return Fitted(logits, save, metrics, {})
+    if state.resumed:
+        tags["resumed_at_step"] = str(state.resumed)
+    return Fitted(logits, save, metrics, {}, tags)
 
 
 def _predictions(

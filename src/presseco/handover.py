@@ -85,7 +85,8 @@ def read_labels(path: Path, taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:
     """Return labels by article id from a .jsonl with `id` and any of the tasks."""
     out: dict[str, dict[str, Any]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)
     except OSError as e:
         raise SourceError(f"labels: {path}: cannot be read: {e.strerror}") from None
     for number, line in enumerate(lines, 1):

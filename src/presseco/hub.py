@@ -32,7 +32,7 @@ def pieces(source: HubInput, root: Path, collection: Collection) -> Iterator[Pie
     try:
         for row, fields in enumerate(rows.skip(start), start + 1):
             yield Piece(name, row, row, "row", fields=_named(fields, names))
-    except (OSError, ValueError) as e:
+    except _refusals() as e:
         raise SourceError(
             f"dataset {source.dataset}: stopped after row {row}: {_line(e)}. "
             "The same command goes on from there."
@@ -48,11 +48,9 @@ def push_corpus(corpus: Corpus, name: str, redistribute_text: bool) -> str:
         data = data.map(lambda _: {"text": "", "title": ""})
     try:
         data.push_to_hub(name, private=True)
-    except (OSError, ValueError) as e:
-        raise StoreError(
-            f"dataset {name}: the hub refused: {_line(e)}. "
-            "Log in with `hf auth login` and check the name (owner/name)."
-        ) from None
+    except _refusals() as e:
+        advice = "Log in with `hf auth login` and check the name (owner/name)."
+        raise StoreError(f"dataset {name}: {_told(e, advice)}") from None
     return f"{_endpoint()}/datasets/{name}"
 
 
@@ -75,16 +73,16 @@ def _endpoint() -> str:
 
 def _hub_version(source: HubInput) -> int:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     reach(f"dataset {source.dataset}")
     try:
         info = HfApi().dataset_info(source.dataset, revision=source.revision)
-    except (HfHubHTTPError, ValueError) as e:
-        raise SourceError(
-            f"dataset {source.dataset}: {_line(e)}. Check the name (owner/name), the revision, "
-            "and `hf auth login` for a private one. A local folder must exist."
-        ) from None
+    except _refusals() as e:
+        advice = (
+            "Check the name (owner/name), the revision, and `hf auth login` for a private one. "
+            "A local folder must exist."
+        )
+        raise SourceError(f"dataset {source.dataset}: {_told(e, advice)}") from None
     return int((info.sha or "0")[:15], 16)
 
 
@@ -105,7 +103,7 @@ def _open(source: HubInput, local: Path) -> Any:
         return datasets.load_dataset(
             where, name=source.subset, split=source.split, revision=source.revision, streaming=True
         )
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as e:
+    except (*_refusals(), KeyError, datasets.exceptions.DatasetsError) as e:
         raise SourceError(f"dataset {source.dataset}, split {source.split}: {_line(e)}") from None
 
 
@@ -123,5 +121,20 @@ def _named(fields: Mapping[str, Any], names: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what the hub's client raises; a connection that breaks is no `OSError` for it."""
+    # Its own HTTP library's, which has changed before and is only named there.
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    return HTTPError, OSError, ValueError
+
+
+def _told(e: Exception, advice: str) -> str:
+    """Return what the hub said and `advice`, or that the connection to it broke."""
+    if isinstance(e, (OSError, ValueError)):
+        return f"the hub refused: {_line(e)}. {advice}"
+    return f"the connection to {_endpoint()} broke: {_line(e)}. Start the same command again."
+
+
 def _line(e: Exception) -> str:
-    return str(e).strip().split("\n", 1)[0][:300]
+    return (str(e).strip() or type(e).__name__).split("\n", 1)[0][:300]

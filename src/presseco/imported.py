@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -65,10 +66,10 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except UnicodeDecodeError:
         raise SourceError(f"annotations: {path}: not UTF-8. Convert it to UTF-8.") from None
     if path.suffix == ".csv":
-        for number, row in enumerate(csv.DictReader(text.splitlines()), 2):
+        for number, row in enumerate(csv.DictReader(io.StringIO(text)), 2):
             yield f"annotations: {path}:{number}", row
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text), 1):
         where = f"annotations: {path}:{number}"
         try:
             row = json.loads(line)

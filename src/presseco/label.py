@@ -123,7 +123,8 @@ def read_collected(path: Path, taxonomy: Taxonomy) -> tuple[list[Article], list[
     articles: list[Article] = []
     gold: list[Gold] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)
     except OSError:
         raise SourceError(f"{path}: no articles yet; first: presseco data --source FILE") from None
     for number, line in enumerate(lines, 1):
@@ -201,8 +202,8 @@ def join(folder: Path, taxonomy: Taxonomy) -> int:
 
     Labels of an earlier run go; those that were not weak stay as they are.
     """
-    lines = (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()
-    labels = {row["id"]: row for row in map(json.loads, lines)}
+    with (folder / "labels.jsonl").open(encoding="utf-8") as lines:
+        labels = {row["id"]: row for row in map(json.loads, lines)}
     for name in ("articles.jsonl", "shareable.jsonl"):
         path = folder / name
         with (

@@ -10,6 +10,7 @@ from dataclasses import replace
 from presseco.document import Document, Unfit
 from presseco.source import Keep
 
+_BREAKS = re.compile(r"\r\n|[\r\u2028\u2029]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b-\u200f\u2060\u00ad]")
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{2,5}|#x[0-9a-f]{2,4});", re.I)
 _SPACES = re.compile(r"[ \t]{2,}|\t")
@@ -38,8 +39,7 @@ def tidy(text: str) -> str:
     """Return the text with entities resolved and white space and control characters in order."""
     if _ENTITY.search(text):
         text = html.unescape(text)
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n")
-    text = unicodedata.normalize("NFC", _CONTROL.sub("", text))
+    text = unicodedata.normalize("NFC", _CONTROL.sub("", _BREAKS.sub("\n", text)))
     if "\t" in text or "  " in text:
         text = _SPACES.sub(" ", text)
     lines = (line.strip() for line in text.split("\n"))

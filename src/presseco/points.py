@@ -17,7 +17,7 @@ from presseco.config import Config
 from presseco.distil import checkpoint
 from presseco.encoder import locate
 from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
-from presseco.examples import Data
+from presseco.examples import Data, check_labels
 from presseco.files import write_text
 from presseco.fit import fit
 from presseco.progress import Report
@@ -39,7 +39,7 @@ def subset(data: Data, size: int, seed: int) -> Data:
     """Return the data with the first `size` training articles of the seed's permutation (0: all).
 
     So the articles of a small size are among those of a larger one. Train's out-of-domain texts are
-    cut to the same share.
+    cut to the same share. Raises `ConfigError` when a task has one label left.
     """
     count = len(data.train.ids)
     if not size or size >= count:
@@ -47,16 +47,17 @@ def subset(data: Data, size: int, seed: int) -> Data:
     rng = np.random.default_rng(seed)
     pick = rng.permutation(count)[:size]
     train = data.train.take(pick)
+    where = f"the {size} training articles of seed {seed}"
+    check_labels(data.task_map, train, 2, where, "Take a larger size.")
     texts = data.outside["train"]
     few = rng.permutation(len(texts))[: round(len(texts) * size / count)]
     outside = {**data.outside, "train": [texts[i] for i in few]}
-    shared = {k: v for k, v in data.encoded.items() if k[-1] != "train"}
-    return replace(data, train=train, outside=outside, encoded=shared)
+    return replace(data, train=train, outside=outside, encoded=data.encoded_elsewhere())
 
 
 def share_encoded(data: Data, part: Data) -> None:
     """Let `data` keep what a subset of it encoded, training articles apart: the next one needs it."""
-    data.encoded.update({k: v for k, v in part.encoded.items() if k[-1] != "train"})
+    data.encoded.update(part.encoded_elsewhere())
 
 
 def forget_encoded(data: Data, *configs: Config) -> None:
@@ -77,8 +78,8 @@ def without_test(data: Data) -> Data:
 def point_key(config: Config, data: Data) -> str:
     """Return the digest of all that decides a point's scores.
 
-    That is the seed, the settings that the kind of model reads, the encoder's files, the corpus, and
-    which of its articles are used.
+    That is the seed, the settings that the kind of model reads, the encoder's files and those to
+    distil from, the corpus, and which of its articles are used.
     """
     settings = config.model_dump(mode="json")
     parts: dict[str, Any] = {s: settings[s] for s in _SECTIONS[config.kind]}
@@ -88,6 +89,10 @@ def point_key(config: Config, data: Data) -> str:
     if config.distil is not None:
         teacher = checkpoint(config.path(config.distil.teacher))
         parts["distil"] = [settings["distil"], encoder_digest(teacher)]
+        if config.distil.texts is not None:
+            from presseco.unlabelled import texts_digest  # needs what the extra `collect` holds
+
+            parts["distil"].append(texts_digest(config.path(config.distil.texts)))
     if config.kind != "baseline":
         parts["encoder"] = encoder_digest(locate(config.camembert.encoder, config.root))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,7 @@ def predict_file(
     `target` is JSON Lines, or by its suffix CSV or parquet. The answers grow in `<target>.part`,
     which a run that starts again continues, and `target` appears when all are there. A row that is
     no document raises `ArticleError` and leaves the answers so far: mend it and start again. Raises
-    `StoreError` when the part file is of another model, or of other rows.
+    `StoreError` when the part file is of another model, of other rows, or being written.
     """
     if target.is_dir() or target.resolve() == source.resolve():
         what = "a folder" if target.is_dir() else "the input itself"
@@ -50,22 +52,54 @@ def predict_file(
     target.parent.mkdir(parents=True, exist_ok=True)
     part, note = (target.with_name(f"{target.name}.part{x}") for x in ("", ".json"))
     all_rows = _with(first, rows)
-    place = _resume(part, note, classifier, all_rows)
-    done = place.rows
-    before, started = done, time.monotonic()
+    with _alone(part, target):
+        place = _resume(part, note, classifier, all_rows)
+        _answer(part, place, classifier, all_rows)
+        _finish(part, target, [t.name for t in classifier.bundle.tasks])
+        note.unlink(missing_ok=True)  # the next run may have begun: the part is gone already
+    return place.rows
+
+
+@contextmanager
+def _alone(part: Path, target: Path) -> Iterator[None]:
+    """Hold the part file, made here if need be, against other processes until the block ends.
+
+    Where the system or the file system has no such locks (Windows), nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with part.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.path.samestat(os.fstat(held.fileno()), part.stat())
+        except (BlockingIOError, FileNotFoundError):  # or done, and moved away, just now
+            free = False
+        except OSError:  # a file system without locks
+            free = True
+        if not free:
+            raise StoreError(
+                f"{part}: another presseco predict is writing {target}. Wait until it is done, or "
+                "write to another file."
+            )
+        yield
+
+
+def _answer(
+    part: Path, place: _Place, classifier: Classifier | Cascade, rows: Iterator[Document]
+) -> None:
+    before, started = place.rows, time.monotonic()
     with part.open("a", encoding="utf-8") as out:
-        while chunk := list(islice(all_rows, CHUNK)):
+        while chunk := list(islice(rows, CHUNK)):
             predictions = classifier.predict([d.text for d in chunk], [d.title for d in chunk])
             for document, prediction in zip(chunk, predictions, strict=True):
                 row = {"id": document.id, **prediction.to_dict()}
                 out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
             out.flush()
             place.note(chunk)
-            done += len(chunk)
-            _progress(done, (done - before) / (time.monotonic() - started))
-    _finish(part, target, [t.name for t in classifier.bundle.tasks])
-    note.unlink()
-    return done
+            _progress(place.rows, (place.rows - before) / (time.monotonic() - started))
 
 
 def _load(model: str, precision: str, cascade: Path | None) -> Classifier | Cascade:
@@ -127,7 +161,7 @@ def _resume(
         "cascade": getattr(classifier, "name", ""),
     }
     place = _Place(note, model)
-    if not part.exists():
+    if not part.exists() or not part.stat().st_size:  # holding it makes an empty one
         place.note([])
         return place
     before = {

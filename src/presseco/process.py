@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
+from typing import Any
 
 import psutil
 from mlflow.tracking import MlflowClient
@@ -25,11 +27,23 @@ def close_dead_runs(experiment_id: str, client: MlflowClient | None = None) -> l
     running = client.search_runs(
         [experiment_id], f"attributes.status = 'RUNNING' and tags.{PROCESS} LIKE '{_host()}:%'"
     )
-    dead = [r.info.run_id for r in running if not _alive(r.data.tags[PROCESS])]
-    for run_id in dead:
+    return _kill(client, [r for r in running if not _alive(r.data.tags[PROCESS])])
+
+
+def close_all_runs(experiment_id: str, client: MlflowClient) -> list[str]:
+    """Mark all RUNNING runs as KILLED, whatever host they name; return their ids.
+
+    For a store that nobody else writes: a container that is gone had another name.
+    """
+    return _kill(client, client.search_runs([experiment_id], "attributes.status = 'RUNNING'"))
+
+
+def _kill(client: MlflowClient, dead: Iterable[Any]) -> list[str]:
+    ids = [r.info.run_id for r in dead]
+    for run_id in ids:
         client.set_tag(run_id, "error", "the process ended without closing the run")
         client.set_terminated(run_id, "KILLED")
-    return dead
+    return ids
 
 
 def _host() -> str:

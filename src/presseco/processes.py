@@ -75,6 +75,7 @@ def _follow(configs: Sequence[Any]) -> None:
     from presseco.corpus import build_corpus
     from presseco.examples import load_data
     from presseco.fit import fit
+    from presseco.points import point_key
     from presseco.work import work_folder
 
     transformers.logging.set_verbosity_error()
@@ -83,7 +84,8 @@ def _follow(configs: Sequence[Any]) -> None:
     data = load_data(corpus)
     for config in configs:
         if config.kind == "camembert":
-            folder = work_folder(config, corpus.digest)  # the first rank's: the checkpoint to go on
+            # The first rank's: the checkpoint to go on from.
+            folder = work_folder(config, point_key(config, data))
             fit(config, data, folder, lambda *_: None, lambda *_: None)
 
 

@@ -15,6 +15,7 @@ from presseco import tracking
 from presseco.compare import Comparison, compare_runs, read_run
 from presseco.config import Config
 from presseco.errors import StoreError
+from presseco.experiments import DEFAULT
 from presseco.registry import CHAMPION
 from presseco.views import ROLE
 
@@ -50,14 +51,17 @@ def rules(c: Comparison, config: Config) -> list[Rule]:
     least = limits.min_docs_per_second
     out.append(Rule(f"speed >= {least} docs/s", f"{speed:.0f} docs/s", speed >= least))
     robust = m.get("robustness.invariance")
-    found = "not measured: run `make robustness`" if robust is None else f"{robust:.3f}"
+    found = f"not measured: run {_robustness(c.b.model)}" if robust is None else f"{robust:.3f}"
     met = robust is not None and robust >= limits.min_invariance
     out.append(Rule(f"invariance >= {limits.min_invariance}", found, met))
     return out
 
 
 def promote(config: Config, model: str, version: str | None, console: Console) -> bool:
-    """Judge a version (default: the newest) and move the alias if it passes; log the decision."""
+    """Judge a version (default: the newest) and move the alias if it passes; log the decision.
+
+    Raises `StoreError` when the registry has no such model or version, or no champion of it.
+    """
     tracking.connect(config.root, config.tracking.experiment)
     client = MlflowClient()
     try:
@@ -65,8 +69,12 @@ def promote(config: Config, model: str, version: str | None, console: Console) -
         champion = client.get_model_version_by_alias(model, CHAMPION)
     except MlflowException as e:
         raise StoreError(f"registered model {model!r}: {str(e).splitlines()[0]}") from e
-    newest = max(versions, key=lambda v: int(v.version))
-    challenger = client.get_model_version(model, version) if version else newest
+    by_number = {int(v.version): v for v in versions}
+    number = max(by_number) if version is None else _number(version)
+    if number not in by_number:
+        told = ", ".join(map(str, sorted(by_number)))
+        raise StoreError(f"registered model {model!r} has no version {version!r}; it has: {told}")
+    challenger = by_number[number]
     if str(challenger.version) == str(champion.version):
         console.print(f"{model} {champion.version} is the champion already")
         return False
@@ -100,6 +108,18 @@ def promote(config: Config, model: str, version: str | None, console: Console) -
     verb = "is now" if passed else "does not become"
     console.print(f"{model} {challenger.version} {verb} {CHAMPION} (was {champion.version})")
     return passed
+
+
+def _robustness(model: str) -> str:
+    """Return the command that measures a model's robustness: make takes the default one's folder."""
+    if model == DEFAULT:
+        return "`make robustness`"
+    return f"`presseco robustness --model dist/{model}`"
+
+
+def _number(version: str) -> int:
+    """Return a version's number, -1 (which none has) for another word."""
+    return int(version) if version.isdecimal() else -1
 
 
 def _append(path: Path, decision: dict[str, object]) -> None:

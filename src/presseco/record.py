@@ -176,7 +176,9 @@ def abstention(
     for i, (name, _) in enumerate(data.task_map):
         threshold, truth = calibration["thresholds"][name], data.test.labels[:, i]
         coverage, risk = answered(probabilities[name], truth, threshold)
-        metrics |= {f"test.{name}.coverage": coverage, f"test.{name}.risk": risk}
+        metrics[f"test.{name}.coverage"] = coverage
+        if coverage:  # of no answer at all, none is wrong and none is right
+            metrics[f"test.{name}.risk"] = risk
     if "outside_test" in fitted.logits:
         outside = split_logits(
             fitted.logits["outside_test"], data.task_map, calibration["temperatures"]

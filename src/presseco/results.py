@@ -213,10 +213,11 @@ def _curve_section(root: Path) -> list[str]:
         return []
     points = json.loads(path.read_text(encoding="utf-8"))
     corpus = points[-1]["corpus"]  # the newest: points of an earlier corpus are another curve
+    # Of each seed its last point: one of an earlier recipe is no second measurement of this one.
+    last = {(p["articles"], p["model"], p["seed"]): p for p in points if p["corpus"] == corpus}
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for p in points:
-        if p["corpus"] == corpus:
-            groups.setdefault((p["articles"], p["model"]), []).append(p)
+    for (articles, model, _), p in last.items():
+        groups.setdefault((articles, model), []).append(p)
     tasks = list(points[-1]["test"])
     lines = [
         f"| articles | model | seeds | {' | '.join(f'{t} macro-F1' for t in tasks)} |",

@@ -176,13 +176,19 @@ def minimum_functionality(predict: Predict, taxonomy: Taxonomy) -> list[Case]:
 
 def read_pairs(path: Path, taxonomy: Taxonomy) -> list[dict[str, Any]]:
     """Read direction pairs (YAML); every label is checked against the taxonomy."""
-    pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from None
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: not valid YAML: {e}") from None
     needed = {"kind", "task", "text", "label", "other", "other_label"}
+    if not isinstance(pairs, list):
+        raise ConfigError(f"{path}: expected a list of pairs, found {type(pairs).__name__}")
     for number, p in enumerate(pairs, 1):
-        if set(p) != needed:
-            raise ConfigError(
-                f"{path}: pair {number} has keys {sorted(p)}; expected {sorted(needed)}"
-            )
+        if not isinstance(p, dict) or set(p) != needed:
+            found = sorted(map(str, p)) if isinstance(p, dict) else type(p).__name__
+            raise ConfigError(f"{path}: pair {number} has keys {found}; expected {sorted(needed)}")
         for key in ("label", "other_label"):
             taxonomy.check(p["task"], p[key], f"{path}: pair {number}")
     return list(pairs)

@@ -19,6 +19,8 @@ from presseco.taxonomy import Taxonomy
 from presseco.vote import Vote
 
 Vectors = NDArray[np.float32]
+#: Part of the stamp: raise it when the same seeds and settings are to give other votes.
+_RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Similar:
     def stamp(self) -> str:
         """Return a digest of seeds, settings and the encoder's weights."""
         h = hashlib.sha256(repr([(s.name, s.text, s.labels) for s in self.seeds]).encode())
-        h.update(repr((self.tasks, self.neighbours, self.least_cosine, self.max_tokens)).encode())
+        settings = (self.tasks, self.neighbours, self.least_cosine, self.max_tokens)
+        h.update(repr((_RECIPE, *settings)).encode())
         h.update((self.encoder / "config.json").read_bytes())
         with (self.encoder / "model.safetensors").open("rb") as weights:
             h.update(hashlib.file_digest(weights, "sha256").digest())
@@ -70,13 +73,13 @@ class Similar:
         votes = []
         for task in self.tasks:
             having = [i for i, s in enumerate(self.seeds) if task in s.labels]
-            near = sorted(having, key=lambda i: -cosines[i])[: self.neighbours]
+            near = [i for i in having if cosines[i] >= self.least_cosine]
+            near = sorted(near, key=lambda i: -cosines[i])[: self.neighbours]
+            if not near:
+                continue
             points: dict[str, float] = defaultdict(float)
             for i in near:
-                if cosines[i] >= self.least_cosine:
-                    points[self.seeds[i].labels[task]] += float(cosines[i]) ** 2
-            if not points:
-                continue
+                points[self.seeds[i].labels[task]] += float(cosines[i]) ** 2
             best = max(points, key=lambda x: (points[x], x))
             by = tuple(self.seeds[i].name for i in near if self.seeds[i].labels[task] == best)
             # Neighbours too far away count as doubt, or one near seed alone would be certain.

@@ -27,7 +27,7 @@ from presseco.errors import StoreError
 from presseco.files import replacing
 from presseco.mirror import Ledger, Mirror
 from presseco.network import knock
-from presseco.process import close_dead_runs
+from presseco.process import close_all_runs
 from presseco.server import impatient, is_server, reason, without_secret
 
 #: Where spools lie in a project; `make clean` leaves them alone.
@@ -117,17 +117,18 @@ def spools(root: Path) -> list[Spool]:
 def send(spool: Spool) -> int:
     """Send a spool that no training holds, and remove it when all is sent; return the runs sent.
 
+    Runs that are still RUNNING in it are closed as KILLED: whoever wrote them held the lock.
     Raises filelock's `Timeout` when its training still runs, and what mlflow raises when the server
     is away or refuses.
     """
     with spool.lock():
         mirror, sent = spool.mirror(), 0
         if found := mirror.local.get_experiment_by_name(spool.experiment):
-            close_dead_runs(found.experiment_id, mirror.local)
+            close_all_runs(found.experiment_id, mirror.local)
         if mirror.waiting():  # a training that failed before its first run left nothing
             knock(mirror.address)
             sent = mirror.send()
-        if not mirror.waiting():  # a run of another machine may still be running
+        if not mirror.waiting():
             spool.remove()
         return sent
 

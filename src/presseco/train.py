@@ -19,7 +19,7 @@ from presseco.config import Config
 from presseco.corpus import build_corpus
 from presseco.evaluate import TaskScore, score_all, split_logits
 from presseco.examples import Data, load_data
-from presseco.experiments import read_experiments
+from presseco.experiments import DEFAULT, read_experiments
 from presseco.fit import Fitted, fit
 from presseco.points import keep_point, point_key
 from presseco.progress import progress
@@ -30,8 +30,6 @@ from presseco.table import Line, short, terminal
 from presseco.taxonomy import slices
 from presseco.work import publish, working
 
-#: The experiment whose model is what services and other commands take by default.
-DEFAULT = "camembert-mini"
 #: Each kind's name in the registry (frozen: compared, not shipped).
 REGISTERED = {"baseline": "presseco-baseline", "camembert": "presseco"}
 
@@ -103,8 +101,9 @@ def train_one(
     started = time.monotonic()
     name = f"{config.name} · {short(len(data.train.ids))} articles · seed {config.seed}"
     tags = {"purpose": purpose, "kind": config.kind, "corpus": data.corpus.digest}
+    key = point_key(config, data)
     with (
-        working(config, data.corpus.digest) as work,
+        working(config, key) as work,
         tracking.run(name, nested=True, tags=tags),
         progress(console, config.name) as report,
     ):
@@ -113,8 +112,8 @@ def train_one(
         mlflow.log_text(config.to_yaml(), "config.yaml")
         mlflow.log_dict(tracking.environment(), "environment.yaml")
         fitted = fit(config, data, work, report, lambda m, step: mlflow.log_metrics(m, step=step))
+        mlflow.set_tags(fitted.tags)
         # The curve's point at all articles is this training: `make curve` does not repeat it.
-        key = point_key(config, data)
         keep_point(config, data, key, fitted.logits, time.monotonic() - started)
         calibration = calibrate(fitted, data)
         scores = evaluate(fitted, data, calibration)

@@ -27,7 +27,7 @@ from presseco.examples import Data, load_data
 from presseco.experiments import read_experiments
 from presseco.files import write_text
 from presseco.fit import fit
-from presseco.points import forget_encoded, without_test
+from presseco.points import forget_encoded, point_key, without_test
 from presseco.progress import progress
 from presseco.work import work_folder, working
 
@@ -110,7 +110,10 @@ def _alone(config: Config) -> Iterator[None]:
 
 def _study(config: Config, digest: str) -> optuna.Study:
     """Open the study of these settings and this corpus; others are never mixed with it."""
-    settings = config.model_dump_json(include={"kind", "seed", "baseline", "frozen", "camembert"})
+    sections = {"kind", "seed", "baseline", "frozen", "camembert"}
+    if config.distil:  # without, searches keep the names that they have
+        sections |= {"distil"}
+    settings = config.model_dump_json(include=sections)
     key = hashlib.sha256(json.dumps([settings, digest]).encode()).hexdigest()[:8]
     study = optuna.create_study(
         study_name=f"{config.name}-{key}",
@@ -162,16 +165,17 @@ def _score(
         if trial.should_prune():
             raise optuna.TrialPruned
 
+    key = point_key(config, data)
     try:
         with (
             progress(console, name) as report,
-            working(config, data.corpus.digest) as work,
+            working(config, key) as work,
         ):
             fitted = fit(config, data, work, report, on_metrics)
     except optuna.TrialPruned:
         mlflow.set_tag("pruned", "true")
         # Its checkpoints are no use.
-        shutil.rmtree(work_folder(config, data.corpus.digest), ignore_errors=True)
+        shutil.rmtree(work_folder(config, key), ignore_errors=True)
         return None
     score = mean_macro_f1(data.task_map, fitted.logits["validation"], data.validation.labels)
     mlflow.log_metric("best.validation.macro_f1", score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -55,3 +56,14 @@ def read_texts(
             f"{folder}: no French article found ({reasons}); expected files {' '.join(SUFFIXES)}"
         )
     return texts, left_out
+
+
+def texts_digest(folder: Path) -> str:
+    """Return the digest of a folder's files, names and contents: it may hold others tomorrow."""
+    whole = hashlib.sha256()
+    for entry in listing(folder):
+        whole.update(f"{entry.name}\0{entry.size}\0".encode())
+        if entry.path.is_file():
+            with entry.path.open("rb") as f:
+                whole.update(hashlib.file_digest(f, "sha256").digest())
+    return whole.hexdigest()[:16]

@@ -16,7 +16,11 @@ from presseco.files import replacing
 
 
 def work_folder(config: Config, digest: str) -> Path:
-    """Return the folder of one experiment's unfinished work: same config and corpus, same folder."""
+    """Return the folder of one experiment's unfinished work.
+
+    `digest` stands for what the config only names: the articles, the files of the encoder, and those
+    to distil from (`points.point_key`). With other weights under the same path it is another folder.
+    """
     key = hashlib.sha256(f"{config.model_dump_json()}{digest}".encode()).hexdigest()[:10]
     return config.path("build/runs") / f"{config.name}-{key}"
 
@@ -29,7 +33,7 @@ def working(config: Config, digest: str) -> Iterator[Path]:
     same checkpoints.
     """
     folder = work_folder(config, digest)
-    lock = FileLock(folder.with_suffix(".lock"))
+    lock = FileLock(f"{folder}.lock")  # with_suffix would cut a name with a dot in it
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
