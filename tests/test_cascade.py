@@ -197,7 +197,7 @@ def test_part_of_a_run_without_cascade_is_not_continued_with_one(
         "rows": 0,
         "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     }
-    (tmp_path / "out.jsonl.part").touch()
+    (tmp_path / "out.jsonl.part").write_text('{"id"')  # killed in its first line
     (tmp_path / "out.jsonl.part.json").write_text(json.dumps(note))
     with pytest.raises(StoreError, match="another cascade"):
         predict_file(str(tiny_bundle), source, out, cascade=fitted)
