@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,10 @@ def curve_figure(points: Sequence[dict[str, Any]]) -> Figure:
         axes.set_xlabel("training articles")
     figure.axes[0].set_ylabel("macro-F1, test split")
     figure.axes[0].legend(fontsize=8, loc="lower right")
-    seeds = len({p["seed"] for p in points})
-    note = f"Mean of {seeds} seeds, band: least to most. Dashed: κ on 257 press documents."
+    seeds = Counter((p["model"], p["articles"]) for p in points).values()
+    least, most = min(seeds), max(seeds)
+    some = str(most) if least == most else f"{least} to {most}"
+    note = f"Mean of {some} seeds, band: least to most. Dashed: κ on 257 press documents."
     figure.supxlabel(note, fontsize=7)
     return figure
 
