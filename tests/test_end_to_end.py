@@ -121,7 +121,8 @@ def test_results_page_and_readme_are_written_from_the_runs(trained):
             assert re.search(rf"^\| {row.name} \| {cell}", text, re.MULTILINE)
     assert readme.read_text(encoding="utf-8").endswith("<!-- /results -->\n\nend\n")
     assert "| 9 | baseline | 2 | 0.500 ± 0.141 |" in page
-    assert (trained.project / "docs/figures/results.png").read_bytes()[:4] == b"\x89PNG"
+    for picture in ("results", "curve"):
+        assert (trained.project / f"docs/figures/{picture}.png").read_bytes()[:4] == b"\x89PNG"
     every = re.findall(r"^\| to a table of labels \| (\d+) \|", page, re.MULTILINE)
     assert every == [str(sum(int(n) for n in re.findall(r"^\| [A-Z]* \| (\d+) \|", page, re.M)))]
 

@@ -14,6 +14,7 @@ import mlflow
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
+from presseco.curve import curve_figure
 from presseco.datasheet import BY_SUBJECT
 from presseco.files import write_block, write_text
 from presseco.runs import Row, last_training
@@ -207,17 +208,15 @@ def _robustness_table(rows: list[Row]) -> str:
 
 
 def _curve_section(root: Path) -> list[str]:
-    """Return the learning curve's part: mean and sd over the seeds, by size and model."""
+    """Draw the learning curve; return its part: mean and sd over the seeds, by size and model."""
     path = root / "benchmarks/curve.json"
     if not path.exists():
         return []
-    points = json.loads(path.read_text(encoding="utf-8"))
-    corpus = points[-1]["corpus"]  # the newest: points of an earlier corpus are another curve
-    # Of each seed its last point: one of an earlier recipe is no second measurement of this one.
-    last = {(p["articles"], p["model"], p["seed"]): p for p in points if p["corpus"] == corpus}
+    points = _last_points(json.loads(path.read_text(encoding="utf-8")))
+    curve_figure(points).savefig(root / "docs/figures/curve.png", dpi=110)
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for (articles, model, _), p in last.items():
-        groups.setdefault((articles, model), []).append(p)
+    for p in points:
+        groups.setdefault((p["articles"], p["model"]), []).append(p)
     tasks = list(points[-1]["test"])
     lines = [
         f"| articles | model | seeds | {' | '.join(f'{t} macro-F1' for t in tasks)} |",
@@ -230,8 +229,16 @@ def _curve_section(root: Path) -> list[str]:
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
         lines.append(f"| {n} | {model} | {len(found)} | {' | '.join(cells)} |")
+    corpus = points[-1]["corpus"]
     note = f"Corpus `{corpus}`, test split; mean ± standard deviation over seeds (`make curve`)."
     return ["## Learning curve", note, "\n".join(lines), "![curve](figures/curve.png)"]
+
+
+def _last_points(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the newest corpus' points; of each seed, size and model the last: the recipe's now."""
+    corpus = points[-1]["corpus"]
+    last = {(p["articles"], p["model"], p["seed"]): p for p in points if p["corpus"] == corpus}
+    return [last[key] for key in sorted(last)]
 
 
 def main() -> None:
