@@ -213,6 +213,7 @@ def _curve_section(root: Path) -> list[str]:
     if not path.exists():
         return []
     points = _last_points(json.loads(path.read_text(encoding="utf-8")))
+    (root / "docs/figures").mkdir(parents=True, exist_ok=True)
     curve_figure(points).savefig(root / "docs/figures/curve.png", dpi=110)
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for p in points:
