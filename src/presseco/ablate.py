@@ -11,12 +11,11 @@ from typing import Any
 
 import mlflow
 import transformers
-import yaml
 from rich.console import Console
 
 from presseco import tracking
 from presseco.ablation import BASE, ablation_table
-from presseco.config import Config, read_config
+from presseco.config import Config, read_config, read_yaml
 from presseco.corpus import build_corpus
 from presseco.errors import ConfigError, nearest
 from presseco.examples import Data, load_data
@@ -50,10 +49,7 @@ def read_plan(path: Path, only: Sequence[str] = ()) -> Plan:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; see configs/ablation.yaml")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: not valid YAML: {e}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict) or set(data) != {"experiment", "differences"}:
         raise ConfigError(f"{path}: expected the keys experiment and differences")
     found = data["differences"] or {}

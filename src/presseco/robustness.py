@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from presseco import tracking
 from presseco.classifier import Classifier
-from presseco.config import Config
+from presseco.config import Config, read_yaml
 from presseco.corpus import build_corpus
 from presseco.errors import ConfigError
 from presseco.taxonomy import Taxonomy
@@ -176,12 +175,7 @@ def minimum_functionality(predict: Predict, taxonomy: Taxonomy) -> list[Case]:
 
 def read_pairs(path: Path, taxonomy: Taxonomy) -> list[dict[str, Any]]:
     """Read direction pairs (YAML); every label is checked against the taxonomy."""
-    try:
-        pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from None
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: not valid YAML: {e}") from None
+    pairs = read_yaml(path)
     needed = {"kind", "task", "text", "label", "other", "other_label"}
     if not isinstance(pairs, list):
         raise ConfigError(f"{path}: expected a list of pairs, found {type(pairs).__name__}")
