@@ -131,10 +131,13 @@ def stock(shape: dict[str, Any], n: int, tokens: int, batch: int, device: str) -
 
 
 def flops_per_document(shape: dict[str, Any], tokens: int) -> float:
-    """Return the model FLOPs of one document's forward and backward pass."""
+    """Return the FLOPs of one document's forward and backward pass that training cannot do without.
+
+    The last layer needs keys and values of all tokens, the rest of `<s>` alone (`first_token`).
+    """
     width, layers = shape["hidden_size"], shape["num_hidden_layers"]
-    weights = layers * (4 * width**2 + 2 * width * shape["intermediate_size"])
-    return float(6 * weights * tokens + 12 * layers * width * tokens**2)
+    weights = (layers - 1) * (4 * width**2 + 2 * width * shape["intermediate_size"]) + 2 * width**2
+    return float(6 * weights * tokens + 12 * (layers - 1) * width * tokens**2)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from conftest import ROOT, SHRINK, experiment, sets
 from presseco.__main__ import main
 from presseco.ablate import _batch, read_plan
-from presseco.ablation import BASE, ablation_table, compare_to_base, paired_difference
+from presseco.ablation import BASE, ablation_table, compare_to_base, gain_table, paired_difference
 from presseco.config import read_config
 from presseco.errors import ConfigError
 
@@ -175,3 +175,17 @@ def test_ablation_of_a_tiny_project(project, monkeypatch, capsys):
     assert main([*command[:-2], "1", "--only", "still", *more]) == 0
     points = json.loads((project / "benchmarks" / "ablation.json").read_text("utf-8"))
     assert len(points) == 7 and len({p["batch"] for p in points}) == 3
+
+
+def test_gains_are_told_by_size_with_their_interval():
+    points = [
+        {"articles": n, "model": "m", "word_gain": {"validation": g, "test": g / 2}}
+        for n, g in ((300, 0.02), (100, 0.05), (300, 0.03), (300, 0.04))
+    ]
+    lines = gain_table([*points, {"articles": 300, "model": "baseline"}]).splitlines()
+    assert lines[2] == "| 100 | m | 1 | +0.050 (one seed) | +0.025 (one seed) |"
+    assert (
+        lines[3]
+        == "| 300 | m | 3 | **+0.030** (+0.005 to +0.055) | **+0.015** (+0.003 to +0.027) |"
+    )
+    assert gain_table([{"articles": 300, "model": "baseline"}]) == ""

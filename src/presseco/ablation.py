@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from presseco.fit import GAIN
+
 #: A difference's name and its settings.
 What = tuple[str, tuple[str, ...]]
 #: The name of the unchanged recipe among the points.
@@ -106,6 +108,29 @@ def _section(points: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {name}<br>`{change}` | {by_task['mean'].n} | {cells} | {_minutes(theirs)} |"
         )
+    return "\n".join(lines)
+
+
+def gain_table(points: Sequence[dict[str, Any]]) -> str:
+    """Return what word logits added to the mean macro-F1, by size: the difference within each run.
+
+    Empty when no point has any.
+    """
+
+    def which(point: dict[str, Any]) -> tuple[int, str]:
+        return point["articles"], point["model"]
+
+    own = sorted((p for p in points if GAIN in p), key=which)
+    if not own:
+        return ""
+    lines = ["| articles | model | seeds | validation | test |", "|--:|---|--:|---|---|"]
+    for (size, model), some in groupby(own, key=which):
+        gains = [p[GAIN] for p in some]
+        cells = [
+            str(paired_difference([g[split] for g in gains if split in g]))
+            for split in ("validation", "test")
+        ]
+        lines.append(f"| {size} | {model} | {len(gains)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -83,6 +83,7 @@ class CamembertConfig(Strict):
     token_dropout: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
     probe_head: bool
+    word_logits: bool
     prior_writers: list[str]
     prior_shift: Share
     precision: Literal["auto", "fp32", "bf16"]

@@ -139,7 +139,7 @@ class Guide:
         def keep(module: Any, inputs: Any, output: Tensor) -> None:
             self._seen[layer] = output[:, 0]
 
-        self._hooks.append(self._layers[layer].register_forward_hook(keep))
+        self._hooks.append(self._layers[layer].output.register_forward_hook(keep))
 
     def close(self) -> None:
         """Let go of the model: an export must not see the hooks."""

@@ -11,7 +11,6 @@ import numpy as np
 from presseco.corpus import Corpus
 from presseco.errors import ConfigError
 from presseco.evaluate import Ints
-from presseco.states import Inputs
 from presseco.taxonomy import MISSING
 
 #: How the names of train's states begin; more texts than its articles make another name.
@@ -46,9 +45,9 @@ class Data:
     validation: Examples
     test: Examples
     outside: dict[str, list[str]]
-    encoded: dict[tuple[Any, ...], tuple[Inputs, Any]] = field(default_factory=dict)
+    encoded: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
-    def encoded_elsewhere(self) -> dict[tuple[Any, ...], tuple[Inputs, Any]]:
+    def encoded_elsewhere(self) -> dict[tuple[Any, ...], Any]:
         """Return what is encoded of the other splits: all subsets of train share it."""
         return {k: v for k, v in self.encoded.items() if not str(k[-1]).startswith(TRAIN)}
 

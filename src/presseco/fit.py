@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from presseco.camembert import fine_tune
 from presseco.config import Config
 from presseco.distil import make_guide, unlabelled_texts
 from presseco.encoder import check_fit, load_model, load_tokenizer, locate, token_ids
-from presseco.evaluate import Floats, split_logits
+from presseco.evaluate import Floats, Ints, mean_macro_f1, split_logits
 from presseco.examples import TRAIN, Data
 from presseco.export import export_bundle
 from presseco.prior import use_prior
@@ -28,9 +28,13 @@ from presseco.progress import Report
 from presseco.reference import make_reference
 from presseco.states import Inputs, device_for, encode, predict_logits, use_bf16
 from presseco.taxonomy import MISSING, OUTSIDE
+from presseco.widen import TYPICAL, widen
+from presseco.words import fit_words, strengths
 
 OnMetrics = Callable[[dict[str, float], int], None]
 Golden = list[str]
+#: Metric of a split: mean macro-F1 with the word logits less that without.
+GAIN = "word_gain"
 
 
 @dataclass
@@ -121,7 +125,8 @@ def _encoded(
             bf16=use_bf16(settings.precision, device_for()),
             progress=lambda done, total: report(f"{name}: frozen layers", done, total),
         )
-    return data.encoded[key]
+    found: tuple[Inputs, Any] = data.encoded[key]
+    return found
 
 
 def _train_name(extra: list[str]) -> str:
@@ -150,15 +155,24 @@ def _frozen(
 
 
 def _probe(config: Config, data: Data, train: Any, validation: Any) -> Any:
-    """Return the logistic regression on frozen vectors of train's and validation's articles."""
-    return fit_probe(
-        train,
-        data.train.labels,
-        validation,
-        data.validation.labels,
-        data.task_map,
-        config.frozen.c_grid,
-    )
+    """Return the logistic regression on frozen vectors of train's and validation's articles.
+
+    Fitted once for all models of this job: it takes longer than the vectors.
+    """
+    settings = config.camembert
+    labels = hashlib.sha256(data.train.labels.tobytes()).hexdigest()
+    kept = (settings.encoder, settings.max_tokens, settings.frozen_layers, settings.precision)
+    key = (*kept, *config.frozen.c_grid, labels, f"{TRAIN} probe")
+    if key not in data.encoded:
+        data.encoded[key] = fit_probe(
+            train,
+            data.train.labels,
+            validation,
+            data.validation.labels,
+            data.task_map,
+            config.frozen.c_grid,
+        )
+    return data.encoded[key]
 
 
 def _camembert(
@@ -206,26 +220,64 @@ def _camembert(
     seconds = time.monotonic() - trained
     tags = {"prior_shift": use_prior(model.classifier, data.train, data.task_map, settings)}
     seen = (state.step - state.resumed) * settings.batch_size
+    factors: dict[str, float] = {}
+    without: dict[str, Floats] = {}
+    if settings.word_logits:
+        report("word logits", 0, 1)
+        without = _predictions(config, data, model, tokenizer, report, ("validation", "test"))
+        model, factors = _with_words(data, model, train.ids, labels, validation.ids, without)
     logits = _predictions(config, data, model, tokenizer, report)
     metrics = {
         "train.docs_per_second": seen / seconds,
         "train.seconds": time.monotonic() - started,
         "train.best_epoch": float(state.best_epoch + 1),
     }
+    truths = {"validation": data.validation.labels, "test": data.test.labels}
+    for split, own in without.items():
+        scores = [mean_macro_f1(data.task_map, x, truths[split]) for x in (logits[split], own)]
+        metrics[f"{split}.{GAIN}"] = scores[0] - scores[1]
     save = _bundle_writer(config, data, model, tokenizer, logits)
     if state.resumed:
         tags["resumed_at_step"] = str(state.resumed)
-    return Fitted(logits, save, metrics, {}, tags)
+    return Fitted(logits, save, metrics, factors, tags)
+
+
+def _with_words(
+    data: Data,
+    model: Any,
+    train: list[list[int]],
+    labels: Ints,
+    validation: list[list[int]],
+    logits: dict[str, Floats],
+) -> tuple[Any, dict[str, float]]:
+    """Return the model with what the words of train's texts say written into it.
+
+    `train` and `validation` are token ids, `labels` those of `train`, `logits` the model's own. Then
+    how much the words count, by task.
+    """
+    words = fit_words(train, labels, data.task_map, model.config.vocab_size)
+    said, truth = words.logits(validation), data.validation.labels
+    factors = strengths(logits["validation"], said, truth, data.task_map)
+    # Of all writers alike: sizes are measured on them.
+    some = train[: len(data.train.texts)]
+    wide = widen(model, words, factors, data.task_map, some[:: max(1, len(some) // TYPICAL)])
+    named = zip(data.task_map, factors, strict=True)
+    return wide, {f"word_factor.{task}": round(float(f), 3) for (task, _), f in named}
 
 
 def _predictions(
-    config: Config, data: Data, model: Any, tokenizer: Any, report: Report
+    config: Config,
+    data: Data,
+    model: Any,
+    tokenizer: Any,
+    report: Report,
+    only: Collection[str] = (),
 ) -> dict[str, Floats]:
-    """Return the flat logits of every split that has texts, by the whole trained model."""
+    """Return the flat logits of the splits that have texts (or of `only` some), by the whole model."""
     bf16 = use_bf16(config.camembert.precision, device_for())
     logits = {}
     for name, some in _splits(data).items():
-        if some:
+        if some and (not only or name in only):
             report(f"{name}: predictions", 0, 1)
             plain = Inputs(token_ids(tokenizer, some, config.camembert.max_tokens), None, [])
             logits[name] = predict_logits(model, plain, frozen_layers=0, bf16=bf16)

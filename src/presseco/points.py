@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from presseco.encoder import locate
 from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
 from presseco.examples import Data, check_labels
 from presseco.files import write_text
-from presseco.fit import fit
+from presseco.fit import GAIN, Fitted, fit
 from presseco.progress import Report
 from presseco.taxonomy import MISSING, slices
 from presseco.work import working
@@ -118,20 +118,21 @@ def compute_point(
 ) -> dict[str, Any]:
     """Train and score one point, and keep it in build/points.
 
-    A point holds its key, model, seed, articles, corpus, commit, seconds, and for validation and (if
-    the data has one) test the accuracy and macro-F1 of every task. A killed one goes on from its
-    last checkpoint.
+    A point holds its key, model, seed, articles, corpus, commit, seconds, for validation and (if the
+    data has one) test the accuracy and macro-F1 of every task, and what word logits added to their
+    mean macro-F1. A killed one goes on from its last checkpoint.
     """
     started = time.monotonic()
     with working(config, key) as work:
         fitted = fit(config, data, work, report, on_metrics)
-    return keep_point(config, data, key, fitted.logits, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return keep_point(config, data, key, fitted, seconds)
 
 
 def keep_point(
-    config: Config, data: Data, key: str, logits: Mapping[str, Floats], seconds: float
+    config: Config, data: Data, key: str, fitted: Fitted, seconds: float
 ) -> dict[str, Any]:
-    """Score a trained model's flat logits by split; return the point, kept in build/points."""
+    """Score a trained model; return the point, kept in build/points."""
     truths = {"validation": data.validation.labels, "test": data.test.labels}
     point = {
         "key": key,
@@ -141,7 +142,10 @@ def keep_point(
         "corpus": data.corpus.digest,
         "commit": tracking.git_commit(config.root),
         "seconds": round(seconds, 1),
-    } | {s: task_scores(data, logits[s], y) for s, y in truths.items() if len(y)}
+    } | {s: task_scores(data, fitted.logits[s], y) for s, y in truths.items() if len(y)}
+    gains = {s: fitted.metrics.get(f"{s}.{GAIN}") for s in truths}
+    if known := {s: round(g, 5) for s, g in gains.items() if g is not None}:
+        point[GAIN] = known
     write_text(_file(config, key), json.dumps(point, indent=1) + "\n")
     return point
 
@@ -166,12 +170,16 @@ def task_scores(data: Data, logits: Floats, truth: Ints) -> dict[str, dict[str, 
 
 def flat_metrics(point: dict[str, Any]) -> dict[str, float]:
     """Return a point's scores as MLflow metrics, `<split>.<task>.<measure>`."""
-    return {
-        f"{split}.{task}.{measure}": value
-        for split in ("validation", "test")
-        for task, scores in point.get(split, {}).items()
-        for measure, value in scores.items()
-    } | {"seconds": point["seconds"]}
+    return (
+        {
+            f"{split}.{task}.{measure}": value
+            for split in ("validation", "test")
+            for task, scores in point.get(split, {}).items()
+            for measure, value in scores.items()
+        }
+        | {f"{s}.{GAIN}": g for s, g in point.get(GAIN, {}).items()}
+        | {"seconds": point["seconds"]}
+    )
 
 
 def merge_points(path: Path, points: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ event types, and an article's logits moved by up to 0.85 with its neighbours in 
 - every token has its own scale, so an article's answer does not depend on its batch,
 - the large channels that enter attention and feed-forward are damped and their weights raised by
   the same factor (SmoothQuant, Xiao et al. 2023), by ranges seen on calibration texts,
-- weights have one scale a column, embeddings one a row,
+- weights have one scale a column, embeddings one a row and head (word logits are small),
 - the last layer is computed for the first token only (the head reads no other), in fp32.
 
 The graph uses onnxruntime's own operators (domain com.microsoft), which Python, Node, Java, C# and
@@ -140,10 +140,13 @@ class _Graph:
         real = self.op("Cast", [real], to=TensorProto.INT64)
         place = self.op("Mul", [self.op("CumSum", [real, axis]), real])
         place = self.op("Add", [place, pad])
-        words, scale = _integers(self.w[prefix + "word_embeddings.weight"], axis=1)
-        x = self.op("Gather", [self.const(words), "input_ids"])
+        words = self.w[prefix + "word_embeddings.weight"]
+        blocks = words.reshape(len(words), self.c.num_attention_heads, -1)
+        values, scale = _integers(blocks, axis=2)
+        x = self.op("Gather", [self.const(values), "input_ids"])
         x = self.op("Cast", [x], to=TensorProto.FLOAT)
         x = self.op("Mul", [x, self.op("Gather", [self.const(scale), "input_ids"])])
+        x = self.op("Reshape", [x, self.const(np.array([0, 0, words.shape[1]]))])
         places = self.w[prefix + "position_embeddings.weight"]
         places = places + self.w[prefix + "token_type_embeddings.weight"][0]
         return self.norm(x, self.op("Gather", [self.const(places), place]), prefix + "LayerNorm")

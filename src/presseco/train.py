@@ -114,7 +114,7 @@ def train_one(
         fitted = fit(config, data, work, report, lambda m, step: mlflow.log_metrics(m, step=step))
         mlflow.set_tags(fitted.tags)
         # The curve's point at all articles is this training: `make curve` does not repeat it.
-        keep_point(config, data, key, fitted.logits, time.monotonic() - started)
+        keep_point(config, data, key, fitted, time.monotonic() - started)
         calibration = calibrate(fitted, data)
         scores = evaluate(fitted, data, calibration)
         calibration["lineage"] = lineage(config, data, tracking.run_id())
