@@ -457,6 +457,39 @@ def test_upper_layers_give_what_the_native_model_gives(case):
     assert found == pytest.approx(native.logits.numpy(), abs=1e-5)
 
 
+def test_the_first_token_alone_teaches_the_weights_what_all_tokens_do(case):
+    model = case.model().eval()
+    batch = torch.tensor([row[:20] for row in case.train.ids[:4]])
+    mask = torch.ones(4, 20, dtype=torch.bool)
+    mask[1, 12:] = False
+    gradients = []
+    for hidden in (
+        upper(model, batch, mask, 0),
+        model.roberta(input_ids=batch, attention_mask=mask.long()).last_hidden_state,
+    ):
+        model.zero_grad()
+        model.classifier(hidden).square().sum().backward()
+        gradients.append(
+            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, own in gradients[0].items():
+        assert torch.allclose(own, gradients[1][name], rtol=1e-3, atol=1e-4), name
+
+
+@torch.no_grad()
+def test_all_layers_frozen_leave_the_head_the_same_states(case):
+    model = case.model().eval()
+    ids = [row[: 8 + i] for i, row in enumerate(case.train.ids[:9])]
+    layers = len(model.roberta.encoder.layer)
+    inputs, vectors = encode(model, ids, frozen_layers=layers, bf16=False, size=4)
+    _, alone = encode(model, ids, frozen_layers=0, bf16=False, size=4)
+    assert vectors == pytest.approx(alone, abs=1e-5)
+    kept = predict_logits(model, inputs, frozen_layers=layers, bf16=False)
+    whole = predict_logits(model, Inputs(ids, None, []), frozen_layers=0, bf16=False)
+    assert np.abs(kept - whole).max() < 0.02 * np.abs(whole).max() + 1e-3
+
+
 def test_kept_lower_states_give_nearly_the_same(case):
     """They are bf16, 8 bits of mantissa: equal to about 1 %."""
     model = case.model()

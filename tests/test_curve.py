@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from conftest import SHRINK, experiment, sets
 from presseco.__main__ import main
 from presseco.curve import HUMAN, _sizes, curve_figure
-from presseco.results import _curve_section
+from presseco.curve_page import curve_sections
 
 
 def test_sizes_rise_and_come_once():
@@ -47,8 +47,20 @@ def test_page_counts_a_seed_once_with_its_last_point(tmp_path):
         if p["seed"] < 3
     ]
     (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
-    table = "\n".join(_curve_section(tmp_path))
+    table = "\n".join(curve_sections(tmp_path))
     assert "| 100 | a | 2 | 0.400 ± 0.000 |" in table and "| 300 | b | 2 | 0.400" in table
+
+
+def test_page_says_which_points_were_trained_without_word_logits(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    every = [p | {"corpus": "c", "test": {"sector": {"macro_f1": 0.5}}} for p in points()]
+    for p in every:
+        if p["model"] == "b" and p["articles"] == 300:
+            p["word_gain"] = {"validation": 0.02, "test": 0.01 + p["seed"] / 1000}
+    (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
+    page = "\n".join(curve_sections(tmp_path))
+    assert "CamemBERT's points of 100 articles are of the recipe before word logits" in page
+    assert "| 300 | b | 3 | **+0.020** (+0.020 to +0.020) | **+0.012** (+0.010 to +0.014) |" in page
 
 
 def points() -> list[dict[str, Any]]:

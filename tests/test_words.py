@@ -137,6 +137,43 @@ def test_services_load_the_wider_model_as_any_other(native, tmp_path: Path):
     assert np.sqrt((error**2).mean()) < 0.05 * centred(answers(wide, ids), tasks).std()
 
 
+def test_short_texts_and_padding_do_not_upset_the_integers(native, tmp_path: Path):
+    model, words, ids, tasks = native
+    wide = widen(model, words, np.ones(3), tasks, ids)
+    cut = [row[: n - 1] + row[-1:] for row, n in zip(ids, (2, 4, 8, 20, 40, 96), strict=False)]
+    write_int8(wide, ids, tmp_path / "int8.onnx")
+    session = ort.InferenceSession(str(tmp_path / "int8.onnx"))
+    batch, mask = np.ones((len(cut), 96), np.int64), np.zeros((len(cut), 96), np.int64)
+    for i, row in enumerate(cut):
+        batch[i, : len(row)], mask[i, : len(row)] = row, 1
+    small = session.run(None, {"input_ids": batch, "attention_mask": mask})[0]
+    whole = answers(wide, cut)
+    error = centred(small - whole, tasks)
+    assert np.sqrt((error**2).mean()) < 0.1 * centred(whole, tasks).std()
+    # What the words add to a text of two tokens is no more than a third over what articles get.
+    alone = widen(model, words, np.zeros(3), tasks, ids)
+    added = np.abs(centred(answers(wide, ids) - answers(alone, ids), tasks)).max()
+    extra = np.abs(centred(whole - answers(alone, cut), tasks)).max()
+    assert extra < 2 * added
+
+
+def test_more_labels_than_a_head_has_dimensions_take_two_heads():
+    folder = ROOT / "models" / "encoder"
+    tasks: list[list[Any]] = [["many", [f"label {i}" for i in range(40)]], TASKS[1]]
+    torch.manual_seed(0)
+    model = load_model(folder, tasks, dropout=0.0).eval()
+    with torch.no_grad():
+        model.classifier.out_proj.weight.zero_()
+    ids, labels = toy(0)
+    words = fit_words(ids, labels, tasks, model.config.vocab_size)
+    wide = widen(model, words, np.ones(2), tasks, ids[:40])
+    assert wide.config.hidden_size == 384 + 64 and wide.config.num_attention_heads == 14
+    held_out, truth = toy(1)
+    found = answers(wide, held_out)
+    assert (found[:, :40].argmax(axis=1) == truth[:, 0]).all()
+    assert (found[:, 40:].argmax(axis=1) == truth[:, 1]).all()
+
+
 def test_a_single_layer_is_enough(tiny_encoder: Path):
     tasks = TASKS
     torch.manual_seed(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import mlflow
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from presseco.ablation import gain_table
-from presseco.curve import curve_figure
+from presseco.curve_page import curve_sections
 from presseco.datasheet import BY_SUBJECT
 from presseco.files import write_block, write_text
 from presseco.runs import Row, last_training
@@ -32,13 +30,6 @@ _WRITERS_NOTE = (
     "Accuracy by the test's writers. Most wrote to a table of labels; {writers} wrote long, wandering "
     "articles by subject, labelled afterwards: nearer to the press, and much harder. In brackets: 95 % "
     "Wilson interval."
-)
-
-_WORDS_NOTE = (
-    "What the words written into the fine-tuned weights ([model.md](model.md)) add to the mean macro-F1 "
-    "of the three tasks: the model with them less the same model without, by seed; 95 % interval "
-    "(Student's t), **bold** where it excludes zero. Three factors are fitted on validation, none on "
-    "test."
 )
 
 _MORE = (
@@ -117,7 +108,7 @@ def write_results(root: Path) -> Path:
         _calibration_table(rows),
         "## Robustness",
         _robustness_table(rows),
-        *_curve_section(root),
+        *curve_sections(root),
         "## More",
         _MORE,
     ]
@@ -213,44 +204,6 @@ def _robustness_table(rows: list[Row]) -> str:
         rates = " | ".join(f"{c['rate']:.3f}" for c in some)
         lines.append(f"| {kind} | {name} | {some[0]['n']} | {rates} |")
     return "\n".join(lines)
-
-
-def _curve_section(root: Path) -> list[str]:
-    """Draw the learning curve; return its part: mean and sd over the seeds, by size and model."""
-    path = root / "benchmarks/curve.json"
-    if not path.exists():
-        return []
-    points = _last_points(json.loads(path.read_text(encoding="utf-8")))
-    (root / "docs/figures").mkdir(parents=True, exist_ok=True)
-    curve_figure(points).savefig(root / "docs/figures/curve.png", dpi=110)
-    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for p in points:
-        groups.setdefault((p["articles"], p["model"]), []).append(p)
-    tasks = list(points[-1]["test"])
-    lines = [
-        f"| articles | model | seeds | {' | '.join(f'{t} macro-F1' for t in tasks)} |",
-        "|--:|---|--:|" + "---:|" * len(tasks),
-    ]
-    for (n, model), found in sorted(groups.items()):
-        cells = []
-        for t in tasks:
-            values = [p["test"][t]["macro_f1"] for p in found]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}")
-        lines.append(f"| {n} | {model} | {len(found)} | {' | '.join(cells)} |")
-    corpus = points[-1]["corpus"]
-    note = f"Corpus `{corpus}`, test split; mean ± standard deviation over seeds (`make curve`)."
-    sections = ["## Learning curve", note, "\n".join(lines), "![curve](figures/curve.png)"]
-    if gains := gain_table(points):
-        sections += ["## Word logits", _WORDS_NOTE, gains]
-    return sections
-
-
-def _last_points(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the newest corpus' points; of each seed, size and model the last: the recipe's now."""
-    corpus = points[-1]["corpus"]
-    last = {(p["articles"], p["model"], p["seed"]): p for p in points if p["corpus"] == corpus}
-    return [last[key] for key in sorted(last)]
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def upper(model: Any, batch: Tensor, mask: Tensor, frozen_layers: int) -> Tensor
 def first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     """Return what a layer makes of the first token alone, shape (rows, 1, hidden).
 
-    The head reads no other, and five sixths of a layer's work are done token by token. `mask` has
+    The head reads no other; of the others it needs keys and values only, a sixth of the work. `mask` has
     shape (rows, 1, 1, tokens). Dropout inside attention is not applied (`load_model` sets it to 0).
     """
     own = layer.attention.self
