@@ -59,7 +59,7 @@ def test_page_says_which_points_were_trained_without_word_logits(tmp_path):
             p["word_gain"] = {"validation": 0.02, "test": 0.01 + p["seed"] / 1000}
     (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
     page = "\n".join(curve_sections(tmp_path))
-    assert "CamemBERT's points of 100 articles are of the recipe before word logits" in page
+    assert "The points of 100 articles are of an earlier recipe" in page
     assert "| 300 | b | 3 | **+0.020** (+0.020 to +0.020) | **+0.012** (+0.010 to +0.014) |" in page
 
 

@@ -46,7 +46,7 @@ def curve_sections(root: Path) -> list[str]:
     note = f"Corpus `{corpus}`, test split; mean ± standard deviation over seeds (`make curve`)."
     if old := sorted({p["articles"] for p in points if _before_words(p, points)}):
         some = ", ".join(map(str, old))
-        note += f" CamemBERT's points of {some} articles are of the recipe before word logits."
+        note += f" The points of {some} articles are of an earlier recipe: CamemBERT had no word logits."
     sections = ["## Learning curve", note, "\n".join(lines), "![curve](figures/curve.png)"]
     if gains := gain_table(points):
         sections += ["## Word logits", _WORDS_NOTE, gains]
