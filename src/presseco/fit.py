@@ -157,7 +157,7 @@ def _frozen(
 def _probe(config: Config, data: Data, train: Any, validation: Any) -> Any:
     """Return the logistic regression on frozen vectors of train's and validation's articles.
 
-    Fitted once for all models of this job: it takes longer than the vectors.
+    Fitted once for all models of this job.
     """
     settings = config.camembert
     labels = hashlib.sha256(data.train.labels.tobytes()).hexdigest()

@@ -23,8 +23,6 @@ Ids = Sequence[Sequence[int]]
 #: Inverse strength of the regression's penalty, articles scaled to a mean square of 1. Of 2, 4 and 8
 #: the second was best on validation by .1 to .2 points: it hardly matters.
 _C = 4.0
-
-
 #: Of the logarithm of the scale (as far as a temperature goes) and of the factor. Where a model knows
 #: nothing of a task, any factor does, and large ones cost precision.
 _BOUNDS = [(-2.3, 2.3), (0.0, 8.0)]
@@ -49,8 +47,8 @@ def fit_words(ids: Ids, labels: Ints, task_map: list[list[Any]], vocabulary: int
     """Fit one-versus-rest logistic regressions on the articles' token counts.
 
     `labels` has shape (texts, tasks); a text with `MISSING` is left out of its task, one with `OUTSIDE`
-    is an example of no label. A word counts more the fewer
-    articles have it (inverse document frequency, smoothed as scikit-learn's).
+    is an example of no label. A word counts more the fewer articles have it (inverse document
+    frequency, smoothed as scikit-learn's).
     """
     shares = _shares(ids, vocabulary)
     spread = np.bincount(shares.indices, minlength=vocabulary)
