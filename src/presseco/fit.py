@@ -115,8 +115,7 @@ def _encoded(
 ) -> tuple[Inputs, Any]:
     """Return a split's inputs and frozen vectors, computed once for all models of this job."""
     settings = config.camembert
-    kept = (settings.encoder, settings.max_tokens, settings.frozen_layers, settings.precision)
-    key = (*kept, name)
+    key = (*_states_of(config), name)
     if key not in data.encoded:
         data.encoded[key] = encode(
             model,
@@ -127,6 +126,12 @@ def _encoded(
         )
     found: tuple[Inputs, Any] = data.encoded[key]
     return found
+
+
+def _states_of(config: Config) -> tuple[Any, ...]:
+    """Return the settings that decide the states and vectors that are kept."""
+    settings = config.camembert
+    return settings.encoder, settings.max_tokens, settings.frozen_layers, settings.precision
 
 
 def _train_name(extra: list[str]) -> str:
@@ -159,10 +164,8 @@ def _probe(config: Config, data: Data, train: Any, validation: Any) -> Any:
 
     Fitted once for all models of this job.
     """
-    settings = config.camembert
     labels = hashlib.sha256(data.train.labels.tobytes()).hexdigest()
-    kept = (settings.encoder, settings.max_tokens, settings.frozen_layers, settings.precision)
-    key = (*kept, *config.frozen.c_grid, labels, f"{TRAIN} probe")
+    key = (*_states_of(config), *config.frozen.c_grid, labels, f"{TRAIN} probe")
     if key not in data.encoded:
         data.encoded[key] = fit_probe(
             train,
