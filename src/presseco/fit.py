@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from presseco import processes
 from presseco.baseline import fit_baseline
@@ -26,7 +27,15 @@ from presseco.prior import use_prior
 from presseco.probe import fit_probe, start_head
 from presseco.progress import Report
 from presseco.reference import make_reference
-from presseco.states import Inputs, device_for, encode, predict_logits, use_bf16
+from presseco.states import (
+    Inputs,
+    device_for,
+    encode,
+    first_vectors,
+    head_logits,
+    predict_logits,
+    use_bf16,
+)
 from presseco.taxonomy import MISSING, OUTSIDE
 from presseco.widen import TYPICAL, widen
 from presseco.words import fit_words, strengths
@@ -224,20 +233,22 @@ def _camembert(
     tags = {"prior_shift": use_prior(model.classifier, data.train, data.task_map, settings)}
     seen = (state.step - state.resumed) * settings.batch_size
     factors: dict[str, float] = {}
-    without: dict[str, Floats] = {}
+    head = model.classifier
     if settings.word_logits:
         report("word logits", 0, 1)
-        without = _predictions(config, data, model, tokenizer, report, ("validation", "test"))
-        model, factors = _with_words(data, model, train.ids, labels, validation.ids, without)
-    logits = _predictions(config, data, model, tokenizer, report)
+        model, factors = _with_words(config, data, model, train.ids, labels, validation)
+    vectors = _vectors(config, data, model, tokenizer, report)
+    logits = {split: head_logits(model.classifier, v) for split, v in vectors.items()}
     metrics = {
         "train.docs_per_second": seen / seconds,
         "train.seconds": time.monotonic() - started,
         "train.best_epoch": float(state.best_epoch + 1),
     }
     truths = {"validation": data.validation.labels, "test": data.test.labels}
-    for split, own in without.items():
-        scores = [mean_macro_f1(data.task_map, x, truths[split]) for x in (logits[split], own)]
+    for split, truth in truths.items() if settings.word_logits else ():
+        # The head as it was reads the dimensions that were there before.
+        own = head_logits(head, vectors[split][:, : head.dense.in_features])
+        scores = [mean_macro_f1(data.task_map, x, truth) for x in (logits[split], own)]
         metrics[f"{split}.{GAIN}"] = scores[0] - scores[1]
     save = _bundle_writer(config, data, model, tokenizer, logits)
     if state.resumed:
@@ -246,21 +257,25 @@ def _camembert(
 
 
 def _with_words(
+    config: Config,
     data: Data,
     model: Any,
     train: list[list[int]],
     labels: Ints,
-    validation: list[list[int]],
-    logits: dict[str, Floats],
+    validation: Inputs,
 ) -> tuple[Any, dict[str, float]]:
     """Return the model with what the words of train's texts say written into it.
 
-    `train` and `validation` are token ids, `labels` those of `train`, `logits` the model's own. Then
-    how much the words count, by task.
+    `train` are token ids, `labels` theirs. Then how much the words count, by task.
     """
     words = fit_words(train, labels, data.task_map, model.config.vocab_size)
-    said, truth = words.logits(validation), data.validation.labels
-    factors = strengths(logits["validation"], said, truth, data.task_map)
+    frozen, bf16 = (
+        config.camembert.frozen_layers,
+        use_bf16(config.camembert.precision, device_for()),
+    )
+    own = predict_logits(model, validation, frozen_layers=frozen, bf16=bf16)
+    said, truth = words.logits(validation.ids), data.validation.labels
+    factors = strengths(own, said, truth, data.task_map)
     # Of all writers alike: sizes are measured on them.
     some = train[: len(data.train.texts)]
     wide = widen(model, words, factors, data.task_map, some[:: max(1, len(some) // TYPICAL)])
@@ -268,23 +283,18 @@ def _with_words(
     return wide, {f"word_factor.{task}": round(float(f), 3) for (task, _), f in named}
 
 
-def _predictions(
-    config: Config,
-    data: Data,
-    model: Any,
-    tokenizer: Any,
-    report: Report,
-    only: Collection[str] = (),
-) -> dict[str, Floats]:
-    """Return the flat logits of the splits that have texts (or of `only` some), by the whole model."""
+def _vectors(
+    config: Config, data: Data, model: Any, tokenizer: Any, report: Report
+) -> dict[str, Tensor]:
+    """Return what the head reads of each split that has texts, by the whole model."""
     bf16 = use_bf16(config.camembert.precision, device_for())
-    logits = {}
-    for name, some in _splits(data).items():
-        if some and (not only or name in only):
+    vectors = {}
+    for name, texts in _splits(data).items():
+        if texts:
             report(f"{name}: predictions", 0, 1)
-            plain = Inputs(token_ids(tokenizer, some, config.camembert.max_tokens), None, [])
-            logits[name] = predict_logits(model, plain, frozen_layers=0, bf16=bf16)
-    return logits
+            plain = Inputs(token_ids(tokenizer, texts, config.camembert.max_tokens), None, [])
+            vectors[name] = first_vectors(model, plain, frozen_layers=0, bf16=bf16)
+    return vectors
 
 
 def _bundle_writer(

@@ -162,19 +162,35 @@ def encode(
     return Inputs(ids, states, offsets), vectors
 
 
-@torch.no_grad()
 def predict_logits(
     model: Any, inputs: Inputs, *, frozen_layers: int, bf16: bool, size: int = 32
 ) -> np.ndarray:
     """Return the flat logits, shape (texts, labels of all tasks), without dropout."""
+    vectors = first_vectors(model, inputs, frozen_layers=frozen_layers, bf16=bf16, size=size)
+    return head_logits(model.classifier, vectors)
+
+
+@torch.no_grad()
+def first_vectors(
+    model: Any, inputs: Inputs, *, frozen_layers: int, bf16: bool, size: int = 32
+) -> Tensor:
+    """Return the last hidden state of `<s>`, shape (texts, hidden), without dropout."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    out = np.zeros((len(inputs.ids), model.config.num_labels), dtype=np.float32)
+    out = torch.zeros(len(inputs.ids), model.config.hidden_size, device=device)
     for rows in length_batches(inputs.lengths, size, seed=0):
         batch, mask = (x.to(device) for x in collate(inputs, rows, model.config.pad_token_id))
         with autocast(bf16, device):
-            logits = model.classifier(upper(model, batch, mask, frozen_layers))
-        out[rows] = logits.float().cpu().numpy()
+            out[rows] = upper(model, batch, mask, frozen_layers)[:, 0].float()
     model.train(was_training)
     return out
+
+
+@torch.no_grad()
+def head_logits(head: Any, vectors: Tensor) -> np.ndarray:
+    """Return what a classification head makes of vectors of shape (texts, hidden)."""
+    was_training = head.training
+    logits: np.ndarray = head.eval()(vectors[:, None]).cpu().numpy()
+    head.train(was_training)
+    return logits
