@@ -18,7 +18,14 @@ from presseco.language import identify
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Training writers whose articles came after the lexicon was last changed.
-_LATER = ("BA", "BB", "BC", "BD", "BE", "BF", "BG", "BH", "BI", "BJ", "BK")
+_LATER = (
+    "BA",
+    "BB",
+    "BC",
+    "BD",
+    *("BE", "BF", "BG", "BH", "BI", "BJ", "BK"),
+    *("BL", "BM", "BN", "BO", "BP", "BQ", "BR", "BS"),
+)
 
 
 def main() -> int:
