@@ -14,9 +14,9 @@ import pytest
 from conftest import SHRINK, experiment, write_lines
 from presseco.config import read_config
 from presseco.corpus import build_corpus
+from presseco.encoded import train_name
 from presseco.errors import ConfigError
 from presseco.examples import Data, load_data
-from presseco.fit import _train_name
 from presseco.points import (
     merge_points,
     point_key,
@@ -137,7 +137,7 @@ def test_states_of_train_stay_with_their_subset(data, extra):
     """Whatever else was encoded with them: the next seed's rows are other articles."""
     whole = replace(data, encoded={})
     part = subset(whole, 10, 1)
-    for name in (_train_name(extra), "validation"):
+    for name in (train_name(extra), "validation"):
         part.encoded["encoder", 64, 1, "fp32", name] = (Inputs([], None, []), None)
     share_encoded(whole, part)
     for other in (whole, subset(part, 5, 2)):
@@ -145,7 +145,7 @@ def test_states_of_train_stay_with_their_subset(data, extra):
 
 
 def test_states_of_train_have_a_name_for_the_texts_read_with_them():
-    names = [_train_name(extra) for extra in ([], ["a"], ["b"], ["a", "b"], ["ab"])]
+    names = [train_name(extra) for extra in ([], ["a"], ["b"], ["a", "b"], ["ab"])]
     assert len(set(names)) == 5
 
 

@@ -15,7 +15,7 @@ from presseco.corpus import Corpus
 from presseco.evaluate import TaskScore, score_all, split_logits
 from presseco.examples import Data, Examples
 from presseco.figures import confusion_figure, reliability_figure, risk_figure
-from presseco.fit import Fitted
+from presseco.fitted import Fitted
 from presseco.record import abstention
 from presseco.taxonomy import MISSING, read_taxonomy
 

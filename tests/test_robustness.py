@@ -11,10 +11,12 @@ from mlflow.tracking import MlflowClient
 
 from conftest import ROOT, SHRINK, experiment, sets
 from presseco.__main__ import main
+from presseco.changes import INVARIANCES
+from presseco.classifier import Answer, Prediction
 from presseco.errors import ConfigError
 from presseco.robustness import (
-    INVARIANCES,
     directions,
+    headlines,
     invariance,
     minimum_functionality,
     read_pairs,
@@ -40,6 +42,24 @@ TEXT = "L’ÉTÉ à Paris\nLe 3 janvier 2021, Valmy a perdu 1 250 millions d'eu
 )
 def test_changes(change, expected):
     assert expected in INVARIANCES[change](TEXT)
+
+
+def test_headlines_count_those_answered_and_those_of_them_that_are_right():
+    def predict(texts: list[str]) -> list[Prediction]:
+        sure = {"sector": Answer("energie", "Énergie", 0.9, abstained=False, probabilities={})}
+        unsure = {"sector": Answer("sante", "Santé", 0.3, abstained=True, probabilities={})}
+        return [Prediction(sure if "pétrole" in t else unsure, False, "m") for t in texts]
+
+    titles = ["Le pétrole monte encore", "Du pétrole à Lyon", "Rien ne va plus", "Le pétrole", ""]
+    labels = [{"sector": s} for s in ("energie", "finance", "sante", "energie", "energie")]
+    found = {c.name: (c.rate, c.n) for c in headlines(predict, titles, labels)}
+    assert found == {
+        "sector: answered": (pytest.approx(2 / 3), 3),
+        "sector: right of those": (0.5, 2),
+    }
+    silent = headlines(predict, titles[2:3], labels[2:3])
+    assert [(c.name, c.rate) for c in silent] == [("sector: answered", 0.0)]
+    assert headlines(predict, titles[3:], labels[3:]) == []
 
 
 def by_length(texts: list[str]) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from presseco.fit import GAIN
+from presseco.fitted import GAIN
 
 #: A difference's name and its settings.
 What = tuple[str, tuple[str, ...]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from presseco.ablation import gain_table
 from presseco.curve import curve_figure
-from presseco.fit import GAIN
+from presseco.fitted import GAIN
 
 _WORDS_NOTE = (
     "What the words written into the fine-tuned weights ([model.md](model.md)) add to the mean macro-F1 "

@@ -19,7 +19,8 @@ from presseco.encoder import locate
 from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
 from presseco.examples import Data, check_labels
 from presseco.files import write_text
-from presseco.fit import GAIN, Fitted, fit
+from presseco.fit import fit
+from presseco.fitted import GAIN, Fitted
 from presseco.progress import Report
 from presseco.taxonomy import MISSING, slices
 from presseco.work import working

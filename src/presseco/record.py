@@ -18,7 +18,7 @@ from presseco.config import Config, differences
 from presseco.evaluate import Floats, TaskScore, split_logits
 from presseco.examples import Data, Examples
 from presseco.figures import confusion_figure, f1_figure, reliability_figure, risk_figure
-from presseco.fit import Fitted
+from presseco.fitted import Fitted
 from presseco.report import run_page
 from presseco.runs import PREDICTIONS, run_of
 from presseco.table import HUMAN, Line, markdown

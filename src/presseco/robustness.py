@@ -1,15 +1,13 @@
 """Behaviour tests of a saved model: what must not change its answers, what must, what it must know.
 
 Three kinds, after Ribeiro et al. 2020, "Beyond Accuracy" (CheckList): invariance, direction and
-minimum functionality.
+minimum functionality. And headlines alone, where a model should know how little it has to go on.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from presseco import tracking
-from presseco.classifier import Classifier
+from presseco.changes import INVARIANCES, swap_company
+from presseco.classifier import Classifier, Prediction
 from presseco.config import Config, read_yaml
 from presseco.corpus import build_corpus
 from presseco.errors import ConfigError
@@ -31,91 +30,22 @@ log = logging.getLogger("presseco")
 #: Returns for each text the label of each task.
 Predict = Callable[[list[str]], list[dict[str, str]]]
 
-_MONTHS = ["janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août"]
-_MONTHS += ["septembre", "octobre", "novembre", "décembre"]
-_BOILERPLATE = (
-    "\nTous droits de reproduction et de représentation réservés. Abonnez-vous à notre lettre "
-    "d'information pour recevoir chaque matin l'essentiel de l'actualité. Cet article vous a plu ? "
-    "Partagez-le avec vos proches, ou réagissez dans l'espace réservé à nos lecteurs."
-)
-#: Invented names that stand for any company; none says what its owner does.
-_NAMES = (
-    "Valdorane",
-    "Miréol",
-    "Tessandier",
-    "Korvane",
-    "Ostrelle",
-    "Brévalon",
-    "Lumidia",
-    "Sarnex",
-)
+#: Words that a headline has at least: shorter ones are names and dates.
+_HEADLINE = 4
+_RIGHT = ": right of those"
 
 
 @dataclass(frozen=True)
 class Case:
     """One behaviour test's result: share of passes, and the number of texts it was measured on.
 
-    `kind` is invariance, direction, minimum (a task's examples) or label (those of one label).
+    `kind` is invariance, direction, minimum (a task's examples), label (those of one label) or headline.
     """
 
     kind: str
     name: str
     rate: float
     n: int
-
-
-def _apostrophes(text: str) -> str:
-    return text.replace("’", "'") if "’" in text else text.replace("'", "’")
-
-
-def _spaces(text: str) -> str:
-    return re.sub(r"(?<=\d) (?=\d{3}\b)|(?<=\d) (?=[%€$])|(?<=«) | (?=[»:;!?])", "\u00a0", text)
-
-
-def _capitals(text: str) -> str:
-    def bare(match: re.Match[str]) -> str:
-        return unicodedata.normalize("NFKD", match.group())[0]
-
-    return re.sub(r"[ÀÂÉÈÊËÎÏÔÙÛÜÇ]", bare, text)
-
-
-def _shouted(text: str) -> str:
-    head, _, rest = text.partition("\n")
-    flat = unicodedata.normalize("NFKD", head.upper())
-    return "".join(c for c in flat if not unicodedata.combining(c)) + "\n" + rest
-
-
-def _amounts(text: str) -> str:
-    text = re.sub(r"millions? d['’]euros", "M€", text)
-    return re.sub(r"milliards? d['’]euros", "Md€", text)
-
-
-def _dates(text: str) -> str:
-    later = dict(zip(_MONTHS, _MONTHS[5:] + _MONTHS[:5], strict=True))
-    return re.sub(rf"\b({'|'.join(_MONTHS)})\b", lambda m: later[m.group()], text)
-
-
-def _numbers(text: str) -> str:
-    # The last digit of numbers of two digits and more moves by one: nothing of the story changes.
-    return re.sub(r"(?<=[0-9])[0-9](?![0-9])", lambda m: str((int(m.group()) + 1) % 10), text)
-
-
-def _companies(text: str, company: str) -> str:
-    name = _NAMES[sum(map(ord, company)) % len(_NAMES)]
-    return text.replace(company, name) if company else text
-
-
-INVARIANCES: dict[str, Callable[[str], str]] = {
-    "apostrophes": _apostrophes,
-    "no-break spaces": _spaces,
-    "capitals without accents": _capitals,
-    "headline in capitals": _shouted,
-    "M€ for millions": _amounts,
-    "other months": _dates,
-    "other last digits": _numbers,
-    "lower case": str.lower,
-    "boilerplate at the end": lambda text: text + _BOILERPLATE,
-}
 
 
 def invariance(
@@ -129,7 +59,7 @@ def invariance(
     cases, swap = [], {}
     changed_texts = {name: [f(t) for t in texts] for name, f in INVARIANCES.items()}
     changed_texts["company swapped"] = [
-        _companies(t, c) for t, c in zip(texts, companies, strict=True)
+        swap_company(t, c) for t, c in zip(texts, companies, strict=True)
     ]
     for name, changed in changed_texts.items():
         picks = [i for i, t in enumerate(changed) if t != texts[i]]
@@ -206,6 +136,30 @@ def check_model(
     return cases, metrics | {f"robustness.company_swap.{t}": v for t, v in swap.items()}
 
 
+def headlines(
+    predict: Callable[[list[str]], Sequence[Prediction]],
+    titles: Sequence[str],
+    labels: Sequence[Mapping[str, str | None]],
+) -> list[Case]:
+    """Return, a task, the share of headlines that are answered, and the share of these that are right.
+
+    `labels` are those of the whole articles. Thresholds are set on articles: a text far shorter should
+    be answered seldom, not wrongly.
+    """
+    picks = [i for i, t in enumerate(titles) if len(t.split()) >= _HEADLINE]
+    found = predict([titles[i] for i in picks])
+    cases = []
+    for task in labels[0] if picks else ():
+        answers = [(p.answers[task], labels[i][task]) for i, p in zip(picks, found, strict=True)]
+        given = [(a.label == y) for a, y in answers if y is not None and not a.abstained]
+        known = sum(y is not None for _, y in answers)
+        if known:
+            cases.append(Case("headline", f"{task}: answered", len(given) / known, known))
+        if given:
+            cases.append(Case("headline", task + _RIGHT, float(np.mean(given)), len(given)))
+    return cases
+
+
 def check_bundle(model: str, config: Config, sample: int = 150) -> list[Case]:
     """Check a bundle on test articles of the corpus and log the rates to the run that made it."""
     classifier = Classifier.load(model)
@@ -224,6 +178,12 @@ def check_bundle(model: str, config: Config, sample: int = 150) -> list[Case]:
         [test[int(i)]["text"] for i in picks],
         [test[int(i)]["company"] for i in picks],
     )
+    ids = {task.name: task.ids for task in corpus.taxonomy.tasks}
+    labels = [{t: None if r[t] is None else i[r[t]] for t, i in ids.items()} for r in test]
+    alone = headlines(classifier.predict, test["title"], labels)
+    cases += alone
+    right = [(c.name.removesuffix(_RIGHT), c.rate) for c in alone if c.name.endswith(_RIGHT)]
+    metrics |= {f"robustness.headline.{task}": rate for task, rate in right}
     tracking.connect(config.root, config.tracking.experiment)
     client, run_id = MlflowClient(), classifier.bundle.lineage["run_id"]
     try:

@@ -20,7 +20,8 @@ from presseco.corpus import build_corpus
 from presseco.evaluate import TaskScore, score_all, split_logits
 from presseco.examples import Data, load_data
 from presseco.experiments import DEFAULT, read_experiments
-from presseco.fit import Fitted, fit
+from presseco.fit import fit
+from presseco.fitted import Fitted
 from presseco.points import keep_point, point_key
 from presseco.progress import progress
 from presseco.record import describe, log_data, log_result, params, shipped_megabytes
