@@ -104,16 +104,11 @@ def examples(data: Data, weak: Ints, what: str, size: int, seed: int) -> Example
     ids = {i: k for k, i in enumerate(every.ids)}
     gold = [ids[i] for i in subset(data, size, seed).train.ids] if size else []
     if what == "gold":
-        return pick(every, gold, every.labels)
+        return every.take(gold)
     rest = [k for k in range(len(ids)) if k not in set(gold) and (weak[k] != MISSING).any()]
     labels = weak.copy()
     labels[gold] = every.labels[gold]
-    return pick(every, rest + gold * _GOLD_COUNTS, labels)
-
-
-def pick(every: Examples, rows: list[int], labels: Ints) -> Examples:
-    """Return some of the examples, in order, perhaps repeated."""
-    return replace(every, labels=labels).take(rows)
+    return replace(every, labels=labels).take(rest + gold * _GOLD_COUNTS)
 
 
 def trainer(config: Config, data: Data) -> Trainer:
