@@ -164,6 +164,8 @@ def test_run_says_all_that_a_comparison_needs(trained, name):
     for task in TASKS:
         for measure in ("macro_f1", "accuracy", "ece"):
             assert 0 <= run.data.metrics[f"test.{task}.{measure}"] <= 1
+    gains = {key for key in run.data.metrics if key.endswith(".word_gain")}
+    assert gains == ({"validation.word_gain", "test.word_gain"} if name == NAMES[-1] else set())
     artifacts = {f.path for f in trained.client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "reliability.png", "risk_coverage.png", "calibration.json"} <= artifacts
     for task in TASKS:

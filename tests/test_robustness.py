@@ -55,7 +55,7 @@ def test_headlines_count_those_answered_and_those_of_them_that_are_right():
     found = {c.name: (c.rate, c.n) for c in headlines(predict, titles, labels)}
     assert found == {
         "sector: answered": (pytest.approx(2 / 3), 3),
-        "sector: right of those": (0.5, 2),
+        "sector: right": (0.5, 2),
     }
     silent = headlines(predict, titles[2:3], labels[2:3])
     assert [(c.name, c.rate) for c in silent] == [("sector: answered", 0.0)]
@@ -133,4 +133,9 @@ def test_rates_are_logged_to_the_run_that_made_the_model(project, monkeypatch, c
     kinds = ("invariance", "direction", "minimum")
     assert all(0 <= run.data.metrics[f"robustness.{k}"] <= 1 for k in kinds)
     cases = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/robustness.json")["cases"]
-    assert {c["kind"] for c in cases} == {*kinds, "label"}
+    assert {c["kind"] for c in cases} == {*kinds, "label", "headline"}
+    alone = {c["name"]: c["rate"] for c in cases if c["kind"] == "headline"}
+    assert {f"{t}: answered" for t in ("sector", "event_type", "sentiment")} <= set(alone)
+    logged = {k: v for k, v in run.data.metrics.items() if k.startswith("robustness.headline_")}
+    named = (name.split(": ") for name in alone)
+    assert logged == {f"robustness.headline_{w}.{t}": alone[f"{t}: {w}"] for t, w in named}

@@ -395,7 +395,7 @@ def _robustness(args: argparse.Namespace) -> None:
     cases = check_bundle(args.model, read_config(args.experiment, args.set))
     for c in cases:
         print(f"{c.kind:<11} {c.name:<26} {c.rate:6.1%}  n = {c.n}")
-    print(f"{len(cases)} behaviour tests of {args.model}")
+    print(f"{len(cases)} rates of {args.model}")
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -18,6 +18,11 @@ _CALIBRATION = {
     "risk": "wrong among answered",
 }
 
+_ROBUSTNESS_NOTE = (
+    "Shares of behaviour tests passed. Of headlines alone: the share answered, and the share of these "
+    "that is right."
+)
+
 
 def comparison_page(c: Comparison) -> str:
     """Return the whole report: verdict, labels, calibration, robustness, cost, changed answers."""
@@ -29,7 +34,7 @@ def comparison_page(c: Comparison) -> str:
         page.picture(change_figure(c.per_class), "change"),
         page.folded("F1 of every label, worst change first", _labels(c)),
         *_calibration(c),
-        *_section(c, "Robustness", "robustness.", "Shares of behaviour tests passed."),
+        *_section(c, "Robustness", "robustness.", _ROBUSTNESS_NOTE),
         page.heading("Cost"),
         _side_by_side(c, COST),
         *_flips(c),

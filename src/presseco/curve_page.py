@@ -13,7 +13,7 @@ from presseco.fitted import GAIN
 
 _WORDS_NOTE = (
     "What the words written into the fine-tuned weights ([model.md](model.md)) add to the mean macro-F1 "
-    "of the three tasks: the model with them less the same model without, by seed; 95 % interval "
+    "of the three tasks: the model less its head as it was before them, by seed; 95 % interval "
     "(Student's t), **bold** where it excludes zero. Three factors are fitted on validation, none on "
     "test."
 )

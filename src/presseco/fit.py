@@ -164,7 +164,8 @@ def _with_words(
 ) -> tuple[Any, dict[str, float]]:
     """Return the model with what the words of train's texts say written into it.
 
-    `train` are token ids, `labels` theirs. Then how much the words count, by task.
+    `train` are token ids, `labels` theirs; how much the words count is fitted on `validation`, and
+    returned by task.
     """
     words = fit_words(train, labels, data.task_map, model.config.vocab_size)
     frozen, bf16 = (

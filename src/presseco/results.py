@@ -189,7 +189,7 @@ def _predictions(row: Row) -> dict[str, dict[str, list[bool]]]:
 
 
 def _robustness_table(rows: list[Row]) -> str:
-    """Return the pass rates of the behaviour tests that `make robustness` logged."""
+    """Return what `make robustness` logged: pass rates, and what becomes of headlines alone."""
     found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for r in rows:
         if "robustness.invariance" in r.metrics:
@@ -198,11 +198,12 @@ def _robustness_table(rows: list[Row]) -> str:
             found[r.name] = {(c["kind"], c["name"]): c for c in cases if c["kind"] != "label"}
     if not found:
         return "Not measured for this training: run `make robustness`, then this script again."
-    lines = [f"| kind | test | n | {' | '.join(found)} |", "|---|---|--:|" + "--:|" * len(found)]
-    for kind, name in next(iter(found.values())):
-        some = [cases[kind, name] for cases in found.values()]
-        rates = " | ".join(f"{c['rate']:.3f}" for c in some)
-        lines.append(f"| {kind} | {name} | {some[0]['n']} | {rates} |")
+    lines = [f"| kind | test | {' | '.join(found)} |", "|---|---|" + "--:|" * len(found)]
+    # One model may answer no headline, or have been measured before they were.
+    for key in dict.fromkeys(k for cases in found.values() for k in cases):
+        some = [cases.get(key) for cases in found.values()]
+        rates = [f"{c['rate']:.3f} (n = {c['n']})" if c else "" for c in some]
+        lines.append(f"| {' | '.join(key)} | {' | '.join(rates)} |")
     return "\n".join(lines)
 
 

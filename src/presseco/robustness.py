@@ -32,7 +32,6 @@ Predict = Callable[[list[str]], list[dict[str, str]]]
 
 #: Words that a headline has at least: shorter ones are names and dates.
 _HEADLINE = 4
-_RIGHT = ": right of those"
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def headlines(
         if known:
             cases.append(Case("headline", f"{task}: answered", len(given) / known, known))
         if given:
-            cases.append(Case("headline", task + _RIGHT, float(np.mean(given)), len(given)))
+            cases.append(Case("headline", f"{task}: right", float(np.mean(given)), len(given)))
     return cases
 
 
@@ -182,8 +181,9 @@ def check_bundle(model: str, config: Config, sample: int = 150) -> list[Case]:
     labels = [{t: None if r[t] is None else i[r[t]] for t, i in ids.items()} for r in test]
     alone = headlines(classifier.predict, test["title"], labels)
     cases += alone
-    right = [(c.name.removesuffix(_RIGHT), c.rate) for c in alone if c.name.endswith(_RIGHT)]
-    metrics |= {f"robustness.headline.{task}": rate for task, rate in right}
+    for case in alone:
+        task, what = case.name.split(": ")
+        metrics[f"robustness.headline_{what}.{task}"] = case.rate
     tracking.connect(config.root, config.tracking.experiment)
     client, run_id = MlflowClient(), classifier.bundle.lineage["run_id"]
     try:

@@ -23,11 +23,11 @@ Ids = Sequence[Sequence[int]]
 #: Inverse strength of the regression's penalty, articles scaled to a mean square of 1. Of 2, 4 and 8
 #: the second was best on validation by .1 to .2 points: it hardly matters.
 _C = 4.0
-#: How many tokens the first one, `<s>`, counts for, saying nothing: so a text of ten words says little
-#: and an article much. Of 1, 30, 100, 300 and 1,000 all but the first had the same accuracy on
-#: validation; among the answers given to headlines alone (n = 1,300) .21/.25/.28 were wrong with 1,
-#: .15/.14/.21 with 100, .12/.13/.18 with 300.
-PSEUDO = 200
+#: How many tokens `<s>` counts for, saying nothing: so a text of ten words says little and an article
+#: much. Of 1, 30, 100, 200, 300 and 1,000 all but the first had the same accuracy on validation. Of the
+#: answers given to headlines alone (n = 1,300) there were wrong, by task: .21/.25/.28 with 1,
+#: .15/.14/.21 with 100, .13/.13/.18 with 200, .12/.13/.18 with 300.
+SILENT_WORDS = 200
 #: Of the logarithm of the scale (as far as a temperature goes) and of the factor. Where a model knows
 #: nothing of a task, any factor does, and large ones cost precision.
 _BOUNDS = [(-2.3, 2.3), (0.0, 8.0)]
@@ -37,8 +37,9 @@ _BOUNDS = [(-2.3, 2.3), (0.0, 8.0)]
 class Words:
     """Logits of an article: the mean over its tokens of their rows in `table`, plus `bias`.
 
-    The first token counts `PSEUDO` times and as a row of zeros. `table` has shape (vocabulary, labels
-    of all tasks), `bias` (labels of all tasks); every task's labels of a row have the mean 0.
+    The first token (`<s>`) counts `SILENT_WORDS` times and has a row of zeros. `table` has shape
+    (vocabulary, labels of all tasks), `bias` (labels of all tasks); every task's labels of a row have the
+    mean 0.
     """
 
     table: Floats
@@ -86,13 +87,16 @@ def _one(x: csr_matrix, own: Any) -> tuple[Floats, float]:
 
 
 def _shares(ids: Ids, vocabulary: int) -> csr_matrix:
-    """Return each token's share of each text, shape (texts, vocabulary), but the first token's."""
+    """Return each token's share of each text, shape (texts, vocabulary), but that of `<s>`."""
     counts = [len(i) - 1 for i in ids]
     rows = np.repeat(np.arange(len(ids)), counts)
     columns = np.concatenate([np.asarray(i[1:], dtype=np.int64) for i in ids])
-    values = np.repeat([1 / (n + PSEUDO) for n in counts], counts)
+    values = np.repeat([1 / (n + SILENT_WORDS) for n in counts], counts)
+    # A text may hold the characters `<s>`: they say nothing either.
+    values[columns == ids[0][0]] = 0
     found = csr_matrix((values, (rows, columns)), shape=(len(ids), vocabulary))
     found.sum_duplicates()
+    found.eliminate_zeros()
     return found
 
 
