@@ -74,6 +74,9 @@ def shortcut_probes(
     truth = np.array([str(a.labels[task]) for a in test])
     views: dict[str, Any] = {
         "first five words": lambda a: " ".join(_WORD.findall(a.text)[:5]),
+        "first five words under the headline": lambda a: " ".join(
+            _WORD.findall(a.text.removeprefix(a.title))[:5]
+        ),
         "names only": lambda a: " ".join(_NAME.findall(a.text)),
     }
     out = {"commonest label": _score(DummyClassifier(), np.zeros((len(y), 1)), y, test, truth)}
