@@ -51,6 +51,28 @@ def test_page_counts_a_seed_once_with_its_last_point(tmp_path):
     assert "| 100 | a | 2 | 0.400 ± 0.000 |" in table and "| 300 | b | 2 | 0.400" in table
 
 
+def test_page_keeps_an_earlier_corpus_where_the_test_split_is_the_same(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    score = {"macro_f1": 0.5}
+    every = [
+        {"model": "m", "articles": n, "seed": s, "corpus": c, "test": {"sector": score}} | split
+        for n, s, c, split in (
+            (100, 1, "old", {"test_split": "same"}),
+            (100, 2, "old", {"test_split": "same"}),
+            (200, 1, "old", {"test_split": "other"}),
+            (300, 1, "old", {}),
+            (400, 1, "old", {"test_split": "same"}),
+            (400, 2, "old", {"test_split": "same"}),
+            (400, 1, "new", {"test_split": "same"}),
+        )
+    ]
+    (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
+    page = "\n".join(curve_sections(tmp_path))
+    assert "| 100 | m | 2 |" in page and "| 400 | m | 1 |" in page
+    assert "| 200 |" not in page and "| 300 |" not in page
+    assert "The points of 100 articles are of an earlier corpus" in page
+
+
 def test_page_says_which_points_were_trained_without_word_logits(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     every = [p | {"corpus": "c", "test": {"sector": {"macro_f1": 0.5}}} for p in points()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ from presseco.points import (
 )
 from presseco.progress import progress
 from presseco.table import HUMAN
+
+#: Sizes less than this factor under the next share its number on the picture's axis.
+_APART = 1.5
 
 
 def learning_curve(
@@ -124,7 +128,10 @@ def curve_figure(points: Sequence[dict[str, Any]]) -> Figure:
             )
         axes.set_xscale("log")
         sizes = sorted({p["articles"] for p in points})
-        axes.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=8)
+        # A number too near to the next would be printed over it.
+        far = [n * _APART < m for n, m in zip(sizes, [*sizes[1:], math.inf], strict=True)]
+        names = [f"{n:,}" if alone else "" for n, alone in zip(sizes, far, strict=True)]
+        axes.set_xticks(sizes, names, fontsize=8)
         axes.minorticks_off()
         axes.set_ylim(0, 1.02)
         axes.set_title(task, fontsize=10)

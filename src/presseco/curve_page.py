@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,12 @@ def curve_sections(root: Path) -> list[str]:
         lines.append(f"| {n} | {model} | {len(found)} | {' | '.join(cells)} |")
     corpus = points[-1]["corpus"]
     note = f"Corpus `{corpus}`, test split; mean ± standard deviation over seeds (`make curve`)."
-    if old := sorted({p["articles"] for p in points if _before_words(p, points)}):
-        some = ", ".join(map(str, old))
-        note += f" The points of {some} articles are of an earlier recipe: CamemBERT had no word logits."
+    if old := _sizes(p for p in points if p["corpus"] != corpus):
+        note += f" The points of {old} articles are of an earlier corpus with the same test split."
+    if old := _sizes(p for p in points if _before_words(p, points)):
+        note += (
+            f" The points of {old} articles are of an earlier recipe: CamemBERT had no word logits."
+        )
     sections = ["## Learning curve", note, "\n".join(lines), "![curve](figures/curve.png)"]
     if gains := gain_table(points):
         sections += ["## Word logits", _WORDS_NOTE, gains]
@@ -58,8 +62,22 @@ def _before_words(point: dict[str, Any], points: list[dict[str, Any]]) -> bool:
     return GAIN not in point and any(GAIN in p for p in points if p["model"] == point["model"])
 
 
+def _sizes(points: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(map(str, sorted({p["articles"] for p in points})))
+
+
 def _last_points(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the newest corpus' points; of each seed, size and model the last: the recipe's now."""
-    corpus = points[-1]["corpus"]
-    last = {(p["articles"], p["model"], p["seed"]): p for p in points if p["corpus"] == corpus}
-    return [last[key] for key in sorted(last)]
+    """Return the points scored on the newest one's test split: of each size and model the last corpus'.
+
+    Of each seed the last: the recipe's now.
+    """
+    newest = points[-1]
+    split = newest.get("test_split")
+    last: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
+    for p in points:
+        if p["corpus"] == newest["corpus"] or (split and p.get("test_split") == split):
+            seeds = last.setdefault((p["articles"], p["model"]), {})
+            if any(q["corpus"] != p["corpus"] for q in seeds.values()):
+                seeds.clear()
+            seeds[p["seed"]] = p
+    return [last[key][seed] for key in sorted(last) for seed in sorted(last[key])]

@@ -17,7 +17,7 @@ from presseco.config import Config
 from presseco.distil import checkpoint
 from presseco.encoder import locate
 from presseco.evaluate import Floats, Ints, confusion_matrix, macro_f1
-from presseco.examples import Data, check_labels
+from presseco.examples import Data, Examples, check_labels
 from presseco.files import write_text
 from presseco.fit import fit
 from presseco.fitted import GAIN, Fitted
@@ -141,6 +141,7 @@ def keep_point(
         "seed": config.seed,
         "articles": len(data.train.ids),
         "corpus": data.corpus.digest,
+        "test_split": split_digest(data.test),
         "commit": tracking.git_commit(config.root),
         "seconds": round(seconds, 1),
     } | {s: task_scores(data, fitted.logits[s], y) for s, y in truths.items() if len(y)}
@@ -149,6 +150,12 @@ def keep_point(
         point[GAIN] = known
     write_text(_file(config, key), json.dumps(point, indent=1) + "\n")
     return point
+
+
+def split_digest(split: Examples) -> str:
+    """Return the digest of a split: scores are comparable where it is the same."""
+    content = json.dumps([split.ids, split.texts, split.labels.tolist()])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _file(config: Config, key: str) -> Path:
