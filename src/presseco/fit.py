@@ -168,11 +168,9 @@ def _with_words(
     returned by task.
     """
     words = fit_words(train, labels, data.task_map, model.config.vocab_size)
-    frozen, bf16 = (
-        config.camembert.frozen_layers,
-        use_bf16(config.camembert.precision, device_for()),
-    )
-    own = predict_logits(model, validation, frozen_layers=frozen, bf16=bf16)
+    settings = config.camembert
+    bf16 = use_bf16(settings.precision, device_for())
+    own = predict_logits(model, validation, frozen_layers=settings.frozen_layers, bf16=bf16)
     said, truth = words.logits(validation.ids), data.validation.labels
     factors = strengths(own, said, truth, data.task_map)
     # Of all writers alike: sizes are measured on them.
