@@ -153,7 +153,6 @@ class Pages:
         )
         self.page.get_by_text("Comparing 2 Runs").wait_for()
         self.page.get_by_text(b.info.run_name).first.wait_for()
-        self.page.get_by_text("test.macro_f1").first.wait_for()
 
     def run(self, run: Any) -> None:
         """Open a run's overview with its description."""
