@@ -169,7 +169,7 @@ def grafted(tasks: list[list[Any]], labels: np.ndarray, encoder: Path, least: fl
     ids, _ = toy(0)
     words = fit_words(ids, labels, tasks, model.config.vocab_size)
     wide = widen(model, words, np.ones(len(tasks)), tasks, ids[:40])
-    held_out, _ = toy(1)
+    held_out, truth = toy(1)
     for length in (5, 10, 32):  # the words that tell stand at the end
         cut = [row[:1] + row[33 - length :] for row in held_out]
         found, said = centred(answers(wide, cut), tasks), centred(words.logits(cut), tasks)
@@ -178,6 +178,12 @@ def grafted(tasks: list[list[Any]], labels: np.ndarray, encoder: Path, least: fl
             assert np.corrcoef(part.ravel(), right.ravel())[0, 1] > least, (length, s.name)
             size = float((part * right).sum() / (right**2).sum())
             assert 0.75 < size < 1.35, (length, s.name, size)
+    # Whole texts get their labels. Kinds come in the same order in both toys, moods do not.
+    for t, s in enumerate(slices(tasks)):
+        if tasks[t] is not TASKS[1]:
+            assert (found[:, s.start : s.stop].argmax(axis=1) == labels[:, t]).all(), s.name
+        else:
+            assert (found[:, s.start : s.stop].argmax(axis=1) == truth[:, 1]).all()
     return wide
 
 
