@@ -73,8 +73,13 @@ class Server:
 
 def presseco(project: Path, server: str, *args: str) -> subprocess.Popen[str]:
     """Start the command in a project folder with a tracking server."""
+    return python(project, server, "-m", "presseco", *args)
+
+
+def python(project: Path, server: str, *args: str) -> subprocess.Popen[str]:
+    """Start this Python in a project folder with a tracking server."""
     return subprocess.Popen(
-        [sys.executable, "-m", "presseco", *args],
+        [sys.executable, *args],
         cwd=project,
         env=os.environ | {"MLFLOW_TRACKING_URI": server},
         stdout=subprocess.PIPE,

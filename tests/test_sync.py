@@ -20,7 +20,7 @@ from conftest import SHRINK, experiment, sets
 from presseco import tracking
 from presseco.errors import StoreError
 from presseco.spool import PLACE, spools, sync
-from servers import Server, finish, presseco
+from servers import Server, finish, presseco, python
 
 FILES = {"config.yaml", "environment.yaml", "calibration.json"}
 NOWHERE = "http://127.0.0.1:1"
@@ -140,23 +140,46 @@ def check_whole(server: Server, name: str, epochs: int = 0) -> None:
     assert str(model.aliases["champion"]) == str(version.version)
 
 
+#: A training that stops after its second epoch until the file of its first argument exists. Without
+#: it a fast machine has ended before the server is back, a slow one has not begun when it goes.
+WAITING = """
+import sys, time, mlflow
+from pathlib import Path
+from presseco.__main__ import main
+log, back = mlflow.log_metrics, Path(sys.argv[1])
+def log_then_wait(metrics, step=None):
+    log(metrics, step=step)
+    while step == 2 and not back.exists():
+        time.sleep(0.1)
+mlflow.log_metrics = log_then_wait
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 @pytest.mark.services
 @pytest.mark.timeout(900)  # minutes on a busy machine
-def test_server_killed_in_the_middle_of_a_training_and_started_again(project, server):
+def test_server_killed_in_the_middle_of_a_training_and_started_again(project, server, tmp_path):
     server.start()
-    # Longer than the server's absence: 7 s, its start, and a pass of the sender.
-    epochs = ("camembert.epochs=150", "camembert.patience=150")
-    process = train(project, server.uri, "camembert-mini", *epochs)
-    wait_for(lambda: process.poll() is not None or "camembert-mini" in server.runs())
+    back = tmp_path / "back"
+    epochs = ["camembert.epochs=4", "camembert.patience=4"]
+    command = ["train", experiment(project, "camembert-mini"), *sets([*SHRINK, *epochs])]
+    process = python(project, server.uri, "-c", WAITING, str(back), *command)
+
+    def logs() -> bool:
+        run = server.runs().get("camembert-mini")
+        return bool(run and run.data.metrics)
+
+    wait_for(lambda: process.poll() is not None or logs())
     assert process.poll() is None, process.communicate()
     server.kill()
     [left] = spools(project)
     time.sleep(7)  # one pass at least finds nobody
     server.start()
+    back.touch()
     printed = finish(process)
     assert printed.count("is away") == 1 and "all runs sent to" in printed
     assert spools(project) == [] and not left.folder.exists()
-    check_whole(server, "camembert-mini", epochs=150)
+    check_whole(server, "camembert-mini", epochs=4)
 
 
 @pytest.mark.services
@@ -199,13 +222,7 @@ with tracking.run("parent"), tracking.run("child", nested=True):
 
 
 def start_script(project: Path, server: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(project)],
-        env=os.environ | {"MLFLOW_TRACKING_URI": server},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return python(project, server, "-c", SCRIPT, str(project))
 
 
 @pytest.mark.services
