@@ -84,8 +84,6 @@ class CamembertConfig(Strict):
     average: Annotated[float, Field(ge=0, lt=1)]
     probe_head: bool
     word_logits: bool
-    prior_writers: list[str]
-    prior_shift: Share
     precision: Literal["auto", "fp32", "bf16"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 

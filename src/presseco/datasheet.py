@@ -17,12 +17,17 @@ from presseco.files import write_text
 from presseco.taxonomy import Taxonomy
 from presseco.variety import commonest_phrase, repetition, shortcut_probes, type_token_curve
 
-#: Writers who were given subjects and no labels; their texts were labelled afterwards.
-BY_SUBJECT = (
-    *("BA", "BB", "BC", "BD", "BF", "BG", "BH", "BI", "BJ", "BK"),
-    *("BL", "BM", "BN", "BO", "BP", "BQ", "BR", "BS"),  # train: these and those above
+#: Writers who were given subjects and no labels, and labelled their long, wandering texts afterwards.
+WANDERING = (
+    *("BA", "BB", "BC", "BD", "BF", "BG", "BH", "BI", "BJ", "BK"),  # train
     *("VE", "VF", "TG", "TH"),
 )
+#: Writers who worked likewise, in the plain manner of ordinary business pages.
+PLAIN = (
+    *("BL", "BM", "BN", "BO", "BP", "BQ", "BR", "BS", "BT", "BU"),  # train
+    *("VG", "VH", "TI", "TJ", "TK", "TL"),
+)
+BY_SUBJECT = WANDERING + PLAIN
 _EXPERIMENT = "configs/experiment/camembert-mini.yaml"
 
 

@@ -20,7 +20,6 @@ from presseco.encoder import token_ids
 from presseco.evaluate import Ints, mean_macro_f1
 from presseco.examples import TRAIN, Data
 from presseco.fitted import GAIN, Fitted, bundle_writer, splits
-from presseco.prior import use_prior
 from presseco.probe import start_head
 from presseco.progress import Report
 from presseco.states import Inputs, device_for, first_vectors, head_logits, predict_logits, use_bf16
@@ -126,7 +125,6 @@ def _camembert(
     if not processes.first():  # has helped to train, and has nothing to save
         return Fitted({}, lambda *_: None, {}, {})
     seconds = time.monotonic() - trained
-    tags = {"prior_shift": use_prior(model.classifier, data.train, data.task_map, settings)}
     seen = (state.step - state.resumed) * settings.batch_size
     factors: dict[str, float] = {}
     head = model.classifier
@@ -149,8 +147,7 @@ def _camembert(
         scores = [mean_macro_f1(data.task_map, x, truth) for x in (logits[split], own)]
         metrics[f"{split}.{GAIN}"] = scores[0] - scores[1]
     save = bundle_writer(config, data, model, tokenizer, logits)
-    if state.resumed:
-        tags["resumed_at_step"] = str(state.resumed)
+    tags = {"resumed_at_step": str(state.resumed)} if state.resumed else {}
     return Fitted(logits, save, metrics, factors, tags)
 
 

@@ -25,7 +25,7 @@ class Fitted:
     """A fitted model: its flat logits by split, and how to save it given its calibration.
 
     `save(folder, calibration, card)` writes what is registered, and what documents a second are
-    measured on. `tags` say what of the settings took effect.
+    measured on. `tags` say what happened on the way.
     """
 
     logits: dict[str, Floats]
