@@ -200,8 +200,8 @@ companies reserved to them. The writers BA to BD and BF to BK (train), VE and VF
 (test) were given a subject, an angle, a place and a year, and no label: they wrote long articles as
 newspapers do, with the news sometimes late or slight, and labelled them when they were written.
 Annotators agree less on these, about as people do on real press, and labels come in the shares of the
-press: much `autre`, law, policy and business climate, little good news. BL to BS (train) wrote by subject
-too, but plainly: the ordinary business pages, mostly of real events, without literary effects.
+press: much `autre`, law, policy and business climate, little good news. BL to BU (train), VG, VH
+(validation) and TI to TL (test) wrote by subject too, but plainly: the ordinary business pages, mostly of real events, without literary effects.
 Articles were written one by one, without template or generator
 of text.
 The writers are language-model writers under our direction, and so are the annotators: the agreement
@@ -213,7 +213,7 @@ figures are between such annotators, and real press is less tidy than this prose
 - French, with African, Belgian, Swiss and Québec varieties and imitated clumsy translations.
 - Opinions and quotations belong to invented or unnamed people.
 - Facts about real States, institutions and companies are from the writers' memory; nobody looked them up.
-- The articles written by subject have mannerisms of their own: but for those by BL to BS, many end on an
+- The articles written by subject have mannerisms of their own: but for the plain ones, many end on an
   anecdote, and four in five of those by BF to BK, VF and TH imitate hurried translations.
 
 ## Rights
