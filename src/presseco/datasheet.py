@@ -81,6 +81,8 @@ def _composition(articles: Sequence[Article], taxonomy: Taxonomy, split: dict[st
         f"Words an article: median {statistics.median(words):.0f}, 5 % under "
         f"{words[len(words) // 20]}, 10 % over {words[9 * len(words) // 10]}, longest {words[-1]}. "
         f"{real:.0%} of the articles name no invented company at all.",
+        f"'All' counts {sum(a.id not in split for a in articles)} articles that are in no split: they "
+        "share a company or story with a held-out one.",
     ]
     for task in taxonomy.tasks:
         lines += ["", f"| {task.name} | all | train | validation | test |", "|---|--:|--:|--:|--:|"]
@@ -201,9 +203,9 @@ companies reserved to them. The writers BA to BD and BF to BK (train), VE and VF
 newspapers do, with the news sometimes late or slight, and labelled them when they were written.
 Annotators agree less on these, about as people do on real press, and labels come in the shares of the
 press: much `autre`, law, policy and business climate, little good news. BL to BU (train), VG, VH
-(validation) and TI to TL (test) wrote by subject too, but plainly: the ordinary business pages, mostly of real events, without literary effects.
-Articles were written one by one, without template or generator
-of text.
+(validation) and TI to TL (test) wrote by subject too, but plainly: the ordinary business pages,
+mostly of real events, without literary effects. Articles were written one by one, without template or
+generator of text.
 The writers are language-model writers under our direction, and so are the annotators: the agreement
 figures are between such annotators, and real press is less tidy than this prose.
 
