@@ -47,7 +47,7 @@ def test_page_counts_a_seed_once_with_its_last_point(tmp_path):
         if p["seed"] < 3
     ]
     (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
-    table = "\n".join(curve_sections(tmp_path))
+    table = "\n".join(curve_sections(tmp_path, "new"))
     assert "| 100 | a | 2 | 0.400 ± 0.000 |" in table and "| 300 | b | 2 | 0.400" in table
 
 
@@ -67,10 +67,12 @@ def test_page_keeps_an_earlier_corpus_where_the_test_split_is_the_same(tmp_path)
         )
     ]
     (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
-    page = "\n".join(curve_sections(tmp_path))
+    page = "\n".join(curve_sections(tmp_path, "new"))
     assert "| 100 | m | 2 |" in page and "| 400 | m | 1 |" in page
     assert "| 200 |" not in page and "| 300 |" not in page
     assert "The points of 100 articles are of an earlier corpus" in page
+    said = "an earlier corpus than that of the tables above"
+    assert said not in page and said in "\n".join(curve_sections(tmp_path, "newest"))
 
 
 def test_page_says_which_points_were_trained_without_word_logits(tmp_path):
@@ -80,7 +82,7 @@ def test_page_says_which_points_were_trained_without_word_logits(tmp_path):
         if p["model"] == "b" and p["articles"] == 300:
             p["word_gain"] = {"validation": 0.02, "test": 0.01 + p["seed"] / 1000}
     (tmp_path / "benchmarks" / "curve.json").write_text(json.dumps(every), "utf-8")
-    page = "\n".join(curve_sections(tmp_path))
+    page = "\n".join(curve_sections(tmp_path, "c"))
     assert "The points of 100 articles are of an earlier recipe" in page
     assert "| 300 | b | 3 | **+0.020** (+0.020 to +0.020) | **+0.012** (+0.010 to +0.014) |" in page
 

@@ -20,8 +20,11 @@ _WORDS_NOTE = (
 )
 
 
-def curve_sections(root: Path) -> list[str]:
-    """Draw the learning curve; return its sections: scores by size and model, gain of word logits."""
+def curve_sections(root: Path, trained: str) -> list[str]:
+    """Draw the learning curve; return its sections: scores by size and model, gain of word logits.
+
+    `trained` is the corpus of the page's other figures: where the curve's is another, it says so.
+    """
     path = root / "benchmarks/curve.json"
     if not path.exists():
         return []
@@ -45,6 +48,8 @@ def curve_sections(root: Path) -> list[str]:
         lines.append(f"| {n} | {model} | {len(found)} | {' | '.join(cells)} |")
     corpus = points[-1]["corpus"]
     note = f"Corpus `{corpus}`, test split; mean ± standard deviation over seeds (`make curve`)."
+    if corpus != trained:
+        note += " This is an earlier corpus than that of the tables above, with another test."
     if old := _sizes(p for p in points if p["corpus"] != corpus):
         note += f" The points of {old} articles are of an earlier corpus with the same test split."
     if old := _sizes(p for p in points if _before_words(p, points)):

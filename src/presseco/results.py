@@ -114,7 +114,7 @@ def write_results(root: Path) -> Path:
         _calibration_table(rows),
         "## Robustness",
         _robustness_table(rows),
-        *curve_sections(root),
+        *curve_sections(root, str(parent.data.tags.get("corpus"))),
         "## More",
         _MORE,
     ]
