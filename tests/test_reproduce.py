@@ -81,6 +81,11 @@ def test_settings_that_this_code_does_not_know(project):
         read_origin(project, run.info.run_id)
 
 
+def test_verb_names_the_run_that_is_not_there(project, capsys):
+    assert main(["reproduce", "--run", "nosuch"]) == 1
+    assert "run nosuch: cannot be read" in capsys.readouterr().err
+
+
 def test_outside_a_project_nothing_is_made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for verb in (["compare"], ["reproduce", "--run", "x"], ["sync"]):

@@ -176,7 +176,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     promote.set_defaults(run=promote_verb)
 
     reproduce = verbs.add_parser("reproduce", help="train a run again and compare its metrics")
-    reproduce.add_argument("--run", required=True, dest="id_verb", help="run id")
+    reproduce.add_argument("--run", required=True, dest="run_id", help="run id")
     reproduce.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
     _add_overrides(reproduce)
     reproduce.set_defaults(run=reproduce_verb)

@@ -49,7 +49,7 @@ def curve_sections(root: Path, trained: str) -> list[str]:
     corpus = points[-1]["corpus"]
     note = f"Corpus `{corpus}`, test split; mean ± standard deviation over seeds (`make curve`)."
     if corpus != trained:
-        note += " This is an earlier corpus than that of the tables above, with another test."
+        note += " This is not the corpus of the tables above."
     if old := _sizes(p for p in points if p["corpus"] != corpus):
         note += f" The points of {old} articles are of an earlier corpus with the same test split."
     if old := _sizes(p for p in points if _before_words(p, points)):

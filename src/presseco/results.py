@@ -34,8 +34,9 @@ _WRITERS_NOTE = (
 )
 _ROBUSTNESS_NOTE = (
     "Invariance: share of answers that a harmless change leaves as they were. Direction: share of pairs "
-    "where the answer changes as the text does. Headlines: test articles' headlines alone; share that "
-    "is answered, and share of the answers that is right. n: answers compared."
+    "whose two texts both get the right label. Minimum: the guideline's own examples. Headline: test "
+    "articles' headlines alone; share that is answered, and share of these answers that is right. n: texts, "
+    "pairs, examples, headlines."
 )
 
 _MORE = (
