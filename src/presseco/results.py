@@ -35,8 +35,8 @@ _WRITERS_NOTE = (
 _ROBUSTNESS_NOTE = (
     "Invariance: share of answers that a harmless change leaves as they were. Direction: share of pairs "
     "whose two texts both get the right label. Minimum: the guideline's own examples. Headline: test "
-    "articles' headlines alone; share that is answered, and share of these answers that is right. n: texts, "
-    "pairs, examples, headlines."
+    "articles' headlines alone; share that is answered, and share of these answers that is right. "
+    "n: texts, pairs, examples, headlines."
 )
 
 _MORE = (

@@ -132,6 +132,8 @@ def check_model(
         rates = [c.rate for c in cases if c.kind == kind]
         if rates:
             metrics[f"robustness.{kind}"] = float(np.mean(rates))
+    # Two runs' direction compares only over the same pairs: their number tells.
+    metrics["robustness.direction_pairs"] = float(len(pairs))
     return cases, metrics | {f"robustness.company_swap.{t}": v for t, v in swap.items()}
 
 
