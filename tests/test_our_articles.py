@@ -12,6 +12,7 @@ from conftest import ROOT
 from presseco.article import Article, read_articles
 from presseco.config import read_config
 from presseco.corpus import Corpus, article_files, build_corpus, clean, leaks
+from presseco.datasheet import BY_SUBJECT
 from presseco.examples import load_data
 from presseco.seeds import read_seeds
 from presseco.stories import near_pairs
@@ -89,6 +90,13 @@ def test_held_out_writers_all_wrote(everything):
     assert set(CONFIG.corpus.validation_writers) <= writers
     assert set(CONFIG.corpus.test_writers) <= writers
     assert not set(CONFIG.corpus.validation_writers) & set(CONFIG.corpus.test_writers)
+
+
+def test_writers_by_subject_are_where_the_datasheet_has_them(everything):
+    writers = {a.writer for a in everything}
+    held = {*CONFIG.corpus.validation_writers, *CONFIG.corpus.test_writers}
+    assert len(set(BY_SUBJECT)) == len(BY_SUBJECT) and set(BY_SUBJECT) <= writers
+    assert {w for w in BY_SUBJECT if w[0] in "VT"} == {w for w in BY_SUBJECT if w in held}
 
 
 def test_train_shares_no_writer_company_or_story(corpus):

@@ -140,19 +140,22 @@ def check_whole(server: Server, name: str, epochs: int = 0) -> None:
     assert str(model.aliases["champion"]) == str(version.version)
 
 
-#: A training that stops after its second epoch until the file of its first argument exists. Without
-#: it a fast machine has ended before the server is back, a slow one has not begun when it goes.
+#: A training that stops after its second epoch until its first argument exists, and after its third
+#: until the second does. Without them a fast machine has ended before the server is back, and a slow
+#: one has not begun when it goes.
 WAITING = """
 import sys, time, mlflow
 from pathlib import Path
 from presseco.__main__ import main
-log, back = mlflow.log_metrics, Path(sys.argv[1])
+log, gates = mlflow.log_metrics, {2: Path(sys.argv[1]), 3: Path(sys.argv[2])}
 def log_then_wait(metrics, step=None):
     log(metrics, step=step)
-    while step == 2 and not back.exists():
+    print("epoch", step, flush=True)
+    end = time.monotonic() + 600
+    while step in gates and not gates[step].exists() and time.monotonic() < end:
         time.sleep(0.1)
 mlflow.log_metrics = log_then_wait
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[3:]))
 """
 
 
@@ -160,24 +163,34 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.timeout(900)  # minutes on a busy machine
 def test_server_killed_in_the_middle_of_a_training_and_started_again(project, server, tmp_path):
     server.start()
-    back = tmp_path / "back"
+    away, back = tmp_path / "away", tmp_path / "back"
     epochs = ["camembert.epochs=4", "camembert.patience=4"]
     command = ["train", experiment(project, "camembert-mini"), *sets([*SHRINK, *epochs])]
-    process = python(project, server.uri, "-c", WAITING, str(back), *command)
+    process = python(project, server.uri, "-c", WAITING, str(away), str(back), *command)
 
     def logs() -> bool:
         run = server.runs().get("camembert-mini")
         return bool(run and run.data.metrics)
 
-    wait_for(lambda: process.poll() is not None or logs())
-    assert process.poll() is None, process.communicate()
-    server.kill()
-    [left] = spools(project)
-    time.sleep(7)  # one pass at least finds nobody
-    server.start()
-    back.touch()
-    printed = finish(process)
-    assert printed.count("is away") == 1 and "all runs sent to" in printed
+    try:
+        wait_for(lambda: process.poll() is not None or logs())
+        assert process.poll() is None, process.communicate()
+        server.kill()
+        [left] = spools(project)
+        away.touch()
+        said = []
+        while not said or said[-1] not in ("", "epoch 3\n"):  # logged while nobody is there
+            said.append(process.stdout.readline())
+        assert said[-1], process.communicate()
+        for line in process.stderr:  # a pass has found nobody
+            if "is away" in line:
+                break
+        server.start()
+        back.touch()
+        printed = finish(process)
+    finally:
+        process.kill()
+    assert "is away" not in printed and "all runs sent to" in printed
     assert spools(project) == [] and not left.folder.exists()
     check_whole(server, "camembert-mini", epochs=4)
 

@@ -40,8 +40,8 @@ _ROBUSTNESS_NOTE = (
 )
 
 _MORE = (
-    "What choices of an earlier recipe are worth: [ablation.md](ablation.md). Serving speed and memory: "
-    "[serving.md](serving.md). Training speed, measured at 320 tokens: [../benchmarks](../benchmarks)."
+    "What choices of the recipe are worth: [ablation.md](ablation.md). Serving speed and memory: "
+    "[serving.md](serving.md). Training speed: [../benchmarks](../benchmarks)."
 )
 
 

@@ -12,6 +12,11 @@ import sys
 from presseco.errors import NO
 
 
+def process_count() -> int:
+    """Return how many processes torchrun or accelerate started for this command."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
 def data_verb(args: argparse.Namespace) -> None:
     from presseco.data import data
 
@@ -23,11 +28,6 @@ def data_verb(args: argparse.Namespace) -> None:
         workers=args.workers,
         push=args.push,
     )
-
-
-def process_count() -> int:
-    """Return how many processes torchrun or accelerate started for this command."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def label_verb(args: argparse.Namespace) -> None:
