@@ -94,8 +94,8 @@ def weak(points: list[dict[str, Any]]) -> str:
         rows.append([p["model"], p["trained_on"], f"{p['gold']:,}", *scores])
     settings = ", ".join(f"`{s}`" for s in points[0]["settings"]) or "as shipped"
     seeds = max(len(p["seeds"]) for p in points)
-    note = f"Corpus `{points[0]['corpus']}`: macro-F1 on test, mean of {seeds} draws of the gold articles; "
-    note += f"settings: {settings}."
+    note = f"Corpus `{points[0]['corpus']}`: macro-F1 on test, mean of {seeds} draws of the gold "
+    note += f"articles; settings: {settings}."
     return f"{note}\n\n{markdown((head, rows))}"
 
 
