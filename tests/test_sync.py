@@ -108,8 +108,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
     found.kill()
 
 
+def training(project: Path, name: str, *more: str) -> list[str]:
+    return ["train", experiment(project, name), *sets([*SHRINK, *more])]
+
+
 def train(project: Path, server: str, name: str, *more: str) -> Any:
-    return presseco(project, server, "train", experiment(project, name), *sets([*SHRINK, *more]))
+    return presseco(project, server, *training(project, name, *more))
 
 
 def wait_for(condition: Any, seconds: float = 120) -> None:
@@ -164,8 +168,7 @@ sys.exit(main(sys.argv[3:]))
 def test_server_killed_in_the_middle_of_a_training_and_started_again(project, server, tmp_path):
     server.start()
     away, back = tmp_path / "away", tmp_path / "back"
-    epochs = ["camembert.epochs=4", "camembert.patience=4"]
-    command = ["train", experiment(project, "camembert-mini"), *sets([*SHRINK, *epochs])]
+    command = training(project, "camembert-mini", "camembert.epochs=4", "camembert.patience=4")
     process = python(project, server.uri, "-c", WAITING, str(away), str(back), *command)
 
     def logs() -> bool:
@@ -178,13 +181,8 @@ def test_server_killed_in_the_middle_of_a_training_and_started_again(project, se
         server.kill()
         [left] = spools(project)
         away.touch()
-        said = []
-        while not said or said[-1] not in ("", "epoch 3\n"):  # logged while nobody is there
-            said.append(process.stdout.readline())
-        assert said[-1], process.communicate()
-        for line in process.stderr:  # a pass has found nobody
-            if "is away" in line:
-                break
+        assert "epoch 3\n" in process.stdout, "logs while nobody is there"
+        assert any("is away" in line for line in process.stderr), "a pass has found nobody"
         server.start()
         back.touch()
         printed = finish(process)

@@ -74,8 +74,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     cascade.add_argument("--model", default="dist/camembert", help="bundle folder or models:/...")
     cascade.add_argument("--baseline", type=Path, default=Path("dist/baseline"), help="its folder")
     cascade.add_argument("--other-corpus", action="store_true", help="models of another corpus")
-    cascade.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
-    _add_overrides(cascade)
+    _add_experiment(cascade)
     cascade.set_defaults(run=cascade_verb)
 
     serve = verbs.add_parser("serve", help="answer over HTTP (docs/serving.md)")
@@ -164,21 +163,18 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     compare.add_argument(
         "--b", nargs="+", default=[], help="the runs to judge (default: the last CamemBERT)"
     )
-    compare.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
-    _add_overrides(compare)
+    _add_experiment(compare)
     compare.set_defaults(run=compare_verb)
 
     promote = verbs.add_parser("promote", help="make a version champion if it passes the gate")
     promote.add_argument("--model", default="presseco", help="registered model")
     promote.add_argument("--version", help="default: the newest")
-    promote.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
-    _add_overrides(promote)
+    _add_experiment(promote)
     promote.set_defaults(run=promote_verb)
 
     reproduce = verbs.add_parser("reproduce", help="train a run again and compare its metrics")
     reproduce.add_argument("--run", required=True, dest="run_id", help="run id")
-    reproduce.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
-    _add_overrides(reproduce)
+    _add_experiment(reproduce)
     reproduce.set_defaults(run=reproduce_verb)
 
     sync = verbs.add_parser("sync", help="send runs that wait for their tracking server")
@@ -187,8 +183,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
 
     robustness = verbs.add_parser("robustness", help="behaviour tests of an exported model")
     robustness.add_argument("--model", default="dist/camembert", help="bundle folder or URI")
-    robustness.add_argument("--experiment", default=_DEFAULT[-1], help="experiment file (YAML)")
-    _add_overrides(robustness)
+    _add_experiment(robustness)
     robustness.set_defaults(run=robustness_verb)
     return parser
 
