@@ -19,7 +19,7 @@ from presseco.config import Config, DistilConfig
 from presseco.encoder import FILES, load_tokenizer
 from presseco.errors import ConfigError, EncoderError
 from presseco.progress import Report
-from presseco.states import Inputs, autocast, collate, device_for, use_bf16
+from presseco.states import Inputs, all_tokens, autocast, collate, device_for, use_bf16
 from presseco.steps import write_tensors
 from presseco.taxonomy import slices
 from presseco.text import prepare
@@ -96,7 +96,7 @@ def watch(
         with autocast(bf16, device):
             hidden = model.roberta.embeddings(input_ids=batch)
             for n, layer in enumerate(model.roberta.encoder.layer):
-                hidden = layer(hidden, mask[:, None, None, :])
+                hidden = all_tokens(layer, hidden, mask[:, None, None, :])
                 for into, wanted in zip(vectors, layers, strict=True):
                     if wanted == n:
                         into[rows] = hidden[:, 0].float().cpu()

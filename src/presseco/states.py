@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from presseco.attention import attend
 from presseco.batches import length_batches
 
 Progress = Callable[[int, int], None]
@@ -91,7 +91,7 @@ def upper(model: Any, batch: Tensor, mask: Tensor, frozen_layers: int) -> Tensor
     layers = model.roberta.encoder.layer[0 if batch.dim() == 2 else frozen_layers :]
     wide = mask[:, None, None, :]
     for layer in layers[:-1]:
-        hidden = layer(hidden, wide)
+        hidden = all_tokens(layer, hidden, wide)
     return first_token(layers[-1], hidden, wide) if len(layers) else hidden[:, :1]
 
 
@@ -99,23 +99,28 @@ def first_token(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     """Return what a layer makes of the first token alone, shape (rows, 1, hidden).
 
     The head reads no other; of the others it needs keys and values only, a sixth of the work. `mask` has
-    shape (rows, 1, 1, tokens). Dropout inside attention is not applied (`load_model` sets it to 0).
+    shape (rows, 1, 1, tokens).
     """
+    return _through(layer, hidden[:, :1], hidden, mask)
+
+
+def all_tokens(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return what a layer makes of every token, shape (rows, tokens, hidden); padding is not defined."""
+    return _through(layer, hidden, hidden, mask)
+
+
+def _through(layer: Any, asking: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return what a layer makes of the tokens in `asking`; no dropout inside attention (`load_model`)."""
     own = layer.attention.self
 
     def heads(x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], own.num_attention_heads, -1).transpose(1, 2)
 
-    first = hidden[:, :1]
-    context = scaled_dot_product_attention(
-        heads(own.query(first)), heads(own.key(hidden)), heads(own.value(hidden)), mask
+    context = attend(
+        heads(own.query(asking)), heads(own.key(hidden)), heads(own.value(hidden)), mask
     )
-    after: Tensor = layer.attention.output(context.transpose(1, 2).flatten(2), first)
+    after: Tensor = layer.attention.output(context.transpose(1, 2).flatten(2), asking)
     return layer.feed_forward_chunk(after)  # type: ignore[no-any-return]
-
-
-def _whole(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
-    return layer(hidden, mask)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -149,7 +154,9 @@ def encode(
             hidden = model.roberta.embeddings(input_ids=batch)
             for n, layer in enumerate(model.roberta.encoder.layer):
                 last = n + 1 == len(model.roberta.encoder.layer) > frozen_layers
-                hidden = (first_token if last else _whole)(layer, hidden, mask[:, None, None, :])
+                hidden = (first_token if last else all_tokens)(
+                    layer, hidden, mask[:, None, None, :]
+                )
                 if states is not None and n + 1 == frozen_layers:
                     for j, i in enumerate(rows):
                         states[offsets[i] : offsets[i + 1]] = (
