@@ -31,7 +31,7 @@ class _RowByRow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
         query = query * query.shape[-1] ** -0.5
-        out = _zeros_like(query)
+        out = torch.zeros_like(query)
         shares = []
         for row, n in enumerate(lengths):
             share = torch.bmm(query[row, :, :n], key[row, :, :n].transpose(1, 2))
@@ -45,7 +45,7 @@ class _RowByRow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, *shares = ctx.saved_tensors
-        of_query, of_key, of_value = (_zeros_like(x) for x in (query, key, value))
+        of_query, of_key, of_value = map(torch.zeros_like, (query, key, value))
         for row, (n, share) in enumerate(zip(ctx.lengths, shares, strict=True)):
             grad = grads[0][row, :, :n]
             of_value[row, :, :n] = torch.bmm(share.transpose(1, 2), grad)
@@ -54,9 +54,3 @@ class _RowByRow(torch.autograd.Function):
             of_query[row, :, :n] = torch.bmm(of_score, key[row, :, :n])
             of_key[row, :, :n] = torch.bmm(of_score.transpose(1, 2), query[row, :, :n])
         return of_query.mul_(query.shape[-1] ** -0.5), of_key, of_value, None
-
-
-def _zeros_like(x: Tensor) -> Tensor:
-    """Return zeros of shape (rows, heads, tokens, size), a token's heads side by side in memory."""
-    rows, heads, tokens, size = x.shape
-    return x.new_zeros(rows, tokens, heads, size).transpose(1, 2)
