@@ -144,8 +144,7 @@ def _variety(articles: Sequence[Article], taxonomy: Taxonomy, split: dict[str, s
         "",
         f"Closest two articles: 5-gram Jaccard {r['closest_pair']:.3f} (limit 0.2). Distinct first five "
         f"words: {r['distinct_openings']:.1%} (at least 97 %). Commonest five-gram, « {phrase} »: in "
-        f"{r['commonest_five_gram']:.2%} of the articles (aim: 1 %; what is over it are set phrases of "
-        "the language).",
+        f"{r['commonest_five_gram']:.2%} of the articles (at most 1 %).",
         "",
         "What a classifier that sees only a shortcut reaches on the test split (accuracy; trained on",
         "train):",
