@@ -1,5 +1,6 @@
 # The two commands of a newcomer: `make train` and `make test`. Each sets up .venv by itself.
 PYTHON ?= python3
+# Modules are compiled when they are first imported; most of those installed never are.
 PIP_FLAGS ?= -q --disable-pip-version-check --no-compile
 BIN := .venv/bin
 EXPERIMENTS ?= configs/experiment/baseline.yaml configs/experiment/frozen.yaml configs/experiment/camembert-mini.yaml

@@ -27,7 +27,7 @@ def repetition(articles: Sequence[Article]) -> dict[str, float]:
     """Return the measures of repetition over all articles.
 
     `closest_pair`: largest Jaccard of word 5-grams; `distinct_openings`: share of distinct first
-    five words; `commonest_five_gram`: share of the articles that hold the commonest 5-gram.
+    five words.
     """
     texts = [a.text for a in articles]
     pairs = near_pairs(texts, 0.02)
@@ -35,7 +35,6 @@ def repetition(articles: Sequence[Article]) -> dict[str, float]:
     return {
         "closest_pair": max((j for _, _, j in pairs), default=0.0),
         "distinct_openings": len(openings) / len(texts),
-        "commonest_five_gram": commonest_phrase(articles)[1],
     }
 
 
